@@ -1,0 +1,3 @@
+"""Firstlight: from raw text to a trained language model."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,23 @@
+"""The error family. Each error says what, the value, where it came from and what would do."""
+
+
+class FirstlightError(Exception):
+    """Something failed while running; the process ends with `exit_code`."""
+
+    exit_code = 1
+
+
+class InputError(FirstlightError):
+    """The user's input (configuration, file, flag) cannot be used as it is."""
+
+    exit_code = 2
+
+
+class NoCheckpointError(FirstlightError):
+    """Checkpoints exist, but none of them can be loaded."""
+
+    exit_code = 3
+
+
+EXIT_PREEMPTED = 75
+"""Exit code of a run that was asked to stop, saved its state and can be started again."""

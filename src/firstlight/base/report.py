@@ -1,0 +1,52 @@
+"""The plain-number facts of one step, passed between rooms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossReport:
+    """True global losses of one step, in nats per token, the same on every rank.
+
+    `parts` holds what the total is made of ("lm", "mtp", "balance"), each before its weight;
+    `expert_load` holds, for each mixture-of-experts layer, max load / mean load - 1 (MaxVio).
+    """
+
+    total: float
+    parts: Mapping[str, float]
+    tokens: int
+    expert_load: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What the optimizer did: whether it changed the weights, and the gradient norm before clipping."""
+
+    applied: bool
+    grad_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One optimizer step. `samples` and `tokens` are totals consumed since the start of training."""
+
+    step: int
+    loss: LossReport
+    update: Update
+    learning_rate: float
+    samples: int
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalReport:
+    """Held-out loss (nats per token) after `step` steps, on `tokens` tokens of the set `name`."""
+
+    step: int
+    name: str
+    loss: float
+    tokens: int
+    bytes_per_token: float | None = None
+
+
+Report = StepReport | EvalReport

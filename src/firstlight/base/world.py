@@ -1,0 +1,88 @@
+"""Reads the launcher's environment once. No other file of the package touches `os.environ`."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstlight.base.errors import InputError
+
+STORE_VARIABLE = "FIRSTLIGHT_STORE"
+"""Folder of the file store in which the ranks of one node meet; set by our own launcher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where this process stands among the processes of the run."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    restart_count: int = 0
+    store_folder: Path | None = None
+
+    @classmethod
+    def from_environment(cls) -> "World":
+        """The world as torchelastic (or any launcher that sets RANK and WORLD_SIZE) describes it.
+
+        Raises InputError when only a part of the variables is set or one is not a number.
+        """
+        if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+            return cls()
+        store = os.environ.get(STORE_VARIABLE)
+        size = _number("WORLD_SIZE")
+        return cls(
+            rank=_number("RANK"),
+            size=size,
+            local_rank=_number("LOCAL_RANK", default=0),
+            local_size=_number("LOCAL_WORLD_SIZE", default=size),
+            restart_count=_number("TORCHELASTIC_RESTART_COUNT", default=0),
+            store_folder=Path(store) if store else None,
+        )
+
+
+def worker_environment(*, store_folder: Path, threads: int) -> dict[str, str]:
+    """Variables for the ranks of one node: where they meet, on which interface, with how many threads.
+
+    Gloo listens on the loopback interface only, unless the user has named another one.
+    """
+    # torchelastic would open a TCP store beside the file store, for ranks that ask for one; ours do not.
+    variables = {STORE_VARIABLE: str(store_folder), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    for name, value in (("GLOO_SOCKET_IFNAME", "lo"), ("OMP_NUM_THREADS", str(threads))):
+        if name not in os.environ:
+            variables[name] = value
+    return variables
+
+
+def set_variables(variables: dict[str, str]) -> None:
+    """Put `variables` into this process's environment, for the processes that it starts."""
+    os.environ.update(variables)
+
+
+def leave_exit_code(world: World, exit_code: int) -> None:
+    """Tell our launcher how this rank ended, for the case that the launcher itself was asked to stop."""
+    if world.store_folder is not None and world.store_folder.is_dir():
+        (world.store_folder / f"exit-code-{world.rank}").write_text(str(exit_code))
+
+
+def read_exit_code(store_folder: Path, *, default: int) -> int:
+    """What the first rank left, or `default` when it left nothing."""
+    path = store_folder / "exit-code-0"
+    return int(path.read_text()) if path.exists() else default
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not text.isdigit():
+        raise InputError(
+            f"environment variable {name} = {text!r} is not a number; a launcher must set RANK and WORLD_SIZE, "
+            "or neither of them for a single process"
+        )
+    return int(text)

@@ -1,0 +1,133 @@
+"""The face of the room: when to save, save, restore the newest good one, keep the last few."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from firstlight.base.errors import NoCheckpointError
+from firstlight.base.log import get_logger
+from firstlight.base.peers import Peers
+from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
+from firstlight.checkpoint.reader import read_tensors
+from firstlight.checkpoint.writer import CheckpointWriter
+from firstlight.config.training import CheckpointConfig
+
+_STEP_FOLDER = re.compile(r"step-(\d{8})")
+
+
+class Stateful(Protocol):
+    """What can be saved: live tensors by name (`model/...`, `optimizer/...`) and plain values."""
+
+    @property
+    def step(self) -> int: ...
+
+    def tensors(self) -> Mapping[str, Tensor]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Checkpointer:
+    """Saves and restores a run's state in `folder`. `save` and `restore` are collectives."""
+
+    def __init__(
+        self, folder: Path, config: CheckpointConfig, peers: Peers, *, configuration: Mapping[str, Any]
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._peers = peers
+        self._configuration = dict(configuration)
+        self._writer = CheckpointWriter(folder, peers)
+        self._known_step: int | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether the state after `step` is to be saved."""
+        every = self._config.save_every_steps
+        return every > 0 and step % every == 0
+
+    def save(self, state: Stateful) -> None:
+        """Publish the state, then remove all but the newest `keep_last`.
+
+        Nothing is written when the state of this step was just saved or restored.
+        """
+        if state.step == self._known_step:
+            return
+        manifest = Manifest(
+            step=state.step,
+            world_size=self._peers.size,
+            state=state.state_dict(),
+            configuration=self._configuration,
+            files={},
+            tensors={},
+        )
+        self._writer.write(step_folder(state.step), state.tensors(), manifest)
+        self._known_step = state.step
+        if self._peers.rank == 0:
+            for old in candidates(self._folder)[self._config.keep_last :]:
+                shutil.rmtree(old)
+        self._peers.barrier()
+
+    def restore(self, state: Stateful) -> int | None:
+        """Fill `state` from the newest checkpoint that loads on all ranks; its step, or None when there is none.
+
+        A candidate that does not load is named with the reason, and the one before it is tried. Raises
+        NoCheckpointError when there are candidates and none loads: a run never starts from zero over them.
+        """
+        found = candidates(self._folder)
+        for folder in found:
+            manifest = self._load(folder, state)
+            if manifest is not None:
+                state.load_state_dict(manifest.state)
+                self._known_step = manifest.step
+                return manifest.step
+        if found:
+            raise NoCheckpointError(
+                f"none of the {len(found)} checkpoints in {self._folder} can be loaded (reasons above); "
+                "repair one, or start in another output folder"
+            )
+        return None
+
+    def _load(self, folder: Path, state: Stateful) -> Manifest | None:
+        manifest: Manifest | None = None
+        try:
+            manifest = read_manifest(folder)
+            read_tensors(folder, manifest, state.tensors())
+        except UnusableCheckpoint as error:
+            get_logger().warning(f"checkpoint passed over: {error}")
+            manifest = None
+        return manifest if self._peers.all_true(manifest is not None) else None
+
+
+def step_folder(step: int) -> str:
+    """The name of a step's folder."""
+    return f"step-{step:08d}"
+
+
+def candidates(folder: Path) -> list[Path]:
+    """The published checkpoints of a run, the newest first."""
+    if not folder.is_dir():
+        return []
+    return sorted((entry for entry in folder.iterdir() if _STEP_FOLDER.fullmatch(entry.name)), reverse=True)
+
+
+def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> Manifest:
+    """Fill `tensors` alone (say, the model's) from the newest checkpoint that loads. For one process.
+
+    Raises NoCheckpointError when there is none.
+    """
+    found = candidates(folder)
+    for candidate in found:
+        try:
+            manifest = read_manifest(candidate)
+            read_tensors(candidate, manifest, tensors)
+        except UnusableCheckpoint as error:
+            get_logger().warning(f"checkpoint passed over: {error}")
+        else:
+            return manifest
+    reason = "can be loaded (reasons above)" if found else "is there; train first"
+    raise NoCheckpointError(f"no checkpoint in {folder} {reason}")

@@ -1,0 +1,98 @@
+"""The manifest: what a checkpoint holds. Written last, so a folder without one is no checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from firstlight.base.errors import FirstlightError
+
+MANIFEST = "manifest.json"
+FORMAT = "firstlight-checkpoint"
+VERSION = 1
+
+
+class UnusableCheckpoint(FirstlightError):
+    """A checkpoint that cannot be loaded: missing, torn or changed files, or another model's tensors."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardRecord(_Record):
+    """One block of a tensor: its file (the tensor's name is its key there), where it starts, and its shape."""
+
+    file: str
+    offset: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+class TensorRecord(_Record):
+    """A tensor: dtype as safetensors writes it, global shape, and the blocks that cover it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    shards: tuple[ShardRecord, ...]
+
+
+class FileRecord(_Record):
+    """Size and SHA-256 of a file, by which a changed byte is noticed."""
+
+    num_bytes: int
+    sha256: str
+
+
+class Part(_Record):
+    """What one rank wrote."""
+
+    files: dict[str, FileRecord]
+    tensors: dict[str, TensorRecord]
+
+
+class Manifest(_Record):
+    """Everything about a checkpoint but the tensors' values. `state` holds counters, data position and the like."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    step: int
+    world_size: int
+    state: dict[str, Any]
+    configuration: dict[str, Any]
+    files: dict[str, FileRecord]
+    tensors: dict[str, TensorRecord]
+
+
+def join_parts(parts: list[Part]) -> tuple[dict[str, FileRecord], dict[str, TensorRecord]]:
+    """Files and tensors of all ranks; the blocks of one tensor come together."""
+    files: dict[str, FileRecord] = {}
+    tensors: dict[str, TensorRecord] = {}
+    for part in parts:
+        files.update(part.files)
+        for name, record in part.tensors.items():
+            known = tensors.get(name)
+            shards = (*known.shards, *record.shards) if known else record.shards
+            tensors[name] = record.model_copy(update={"shards": shards})
+    return files, tensors
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint folder. Raises UnusableCheckpoint."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+        manifest = Manifest.model_validate(json.loads(text))
+    except FileNotFoundError:
+        raise UnusableCheckpoint(f"{path} is missing; the checkpoint was never finished") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ".".join(str(key) for key in fault["loc"])
+        raise UnusableCheckpoint(f"{path} is damaged: {where}: {fault['msg']}") from None
+    if (manifest.format, manifest.version) != (FORMAT, VERSION):
+        raise UnusableCheckpoint(
+            f"{path} is {manifest.format} version {manifest.version}; this program reads {FORMAT} version {VERSION}"
+        )
+    return manifest

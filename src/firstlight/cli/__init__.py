@@ -1,0 +1,1 @@
+"""Verbs; each parses its flags and calls one function."""

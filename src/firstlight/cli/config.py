@@ -1,0 +1,83 @@
+"""`firstlight config`: look at a configuration without starting anything. Never imports torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstlight.base.errors import InputError
+from firstlight.config.load import dump, load
+from firstlight.config.schema import RunConfig
+from firstlight.data.tokenizer import check_vocabulary
+from firstlight.layout.batch import accumulation_steps
+from firstlight.layout.counts import count_parameters, flops_per_token
+from firstlight.layout.mesh import Layout
+
+app = typer.Typer(no_args_is_help=True, help="Show, check or describe a run's configuration.")
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, as optimizer.learning_rate=1e-3. Repeatable."),
+]
+WorldSize = Annotated[int, typer.Option(help="The number of processes to check for.", min=1)]
+
+
+@app.command()
+def show(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize = 1) -> None:
+    """Print the configuration with every default, and what follows from it."""
+    loaded = load(config, overrides or ())
+    loaded.require_rules(world_size=world_size)
+    typer.echo(dump(loaded.config), nl=False)
+    for line in derived_facts(loaded.config, world_size):
+        typer.echo(f"# {line}")
+
+
+@app.command()
+def check(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize = 1) -> None:
+    """Check keys, values, rules and files; exit code 2 with every fault when something is wrong."""
+    loaded = load(config, overrides or ())
+    loaded.require_rules(world_size=world_size)
+    check_files(loaded.config)
+    typer.echo(f"{config} is valid for {world_size} process(es)")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration file, for editors and generators."""
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+def check_files(config: RunConfig) -> None:
+    """The files that the configuration names are there, and the tokenizer fits the model."""
+    check_vocabulary(config.data.tokenizer, config.model.vocab_size)
+    prefixes = [source.path for source in config.data.train.sources] + [one.path for one in config.data.evaluate]
+    missing = [
+        f"{prefix}{suffix}"
+        for prefix in prefixes
+        for suffix in (".idx", ".bin")
+        if not Path(f"{prefix}{suffix}").exists()
+    ]
+    if missing:
+        raise InputError("data files do not exist: " + ", ".join(missing) + "; `firstlight prepare` makes them")
+
+
+def derived_facts(config: RunConfig, world_size: int) -> list[str]:
+    """What follows from a configuration on `world_size` processes, a line each."""
+    layout = Layout.of(config.parallelism, world_size)
+    counts = count_parameters(config.model)
+    training, length = config.training, config.data.train.sequence_length
+    accumulation = accumulation_steps(
+        global_batch_size=training.global_batch_size,
+        micro_batch_size=training.micro_batch_size,
+        data_size=layout.data_size,
+    )
+    tokens = training.global_batch_size * length
+    return [
+        layout.describe(),
+        f"parameters: {counts.total:,}, of which a token passes {counts.activated:,}",
+        f"FLOPs per token, forward and backward, causal attention: {flops_per_token(config.model, length):.4g}",
+        f"micro-batches per rank and step: {accumulation}",
+        f"tokens per step: {tokens:,}; in all: {tokens * training.steps:,}",
+    ]

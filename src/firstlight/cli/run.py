@@ -1,0 +1,90 @@
+"""Verbs on a finished or unfinished run: evaluate, generate, export, report."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstlight.base.errors import InputError
+
+Run = Annotated[Path, typer.Argument(help="A run's output folder.", show_default=False)]
+
+
+class ExportDtype(StrEnum):
+    """Data types of exported weights."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+def evaluate(
+    run: Run,
+    samples: Annotated[int | None, typer.Option(min=1, help="At most this many sequences of each set.")] = None,
+) -> None:
+    """Print the loss of the run's newest checkpoint on its held-out sets, and write it to evaluation.json."""
+    from firstlight.observe.console import evaluation_lines
+    from firstlight.observe.record import evaluation_figures
+    from firstlight.train.trained import evaluate_trained, load_trained
+
+    trained = load_trained(run)
+    if not trained.config.data.evaluate:
+        raise InputError(f"{run}: data.evaluate is empty in its config.yaml; add a held-out set")
+    figures: dict[str, float] = {}
+    for report in evaluate_trained(trained, max_samples=samples):
+        record = {"step": report.step, **evaluation_figures(report)}
+        figures |= record
+        for line in evaluation_lines(record):
+            typer.echo(line)
+    (run / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="The text to continue; empty: the start of a document.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=1, help="Choose among this many likeliest tokens.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+) -> None:
+    """Print a continuation of the prompt, written by the run's newest checkpoint; also kept as sample.txt."""
+    from firstlight.train.generate import Sampling
+    from firstlight.train.generate import generate as generate_text
+    from firstlight.train.trained import load_trained
+
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)
+    text = generate_text(load_trained(run), prompt, sampling)
+    typer.echo(text)
+    (run / "sample.txt").write_text(text, encoding="utf-8")
+
+
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option(help="A new folder for config.json, weights and tokenizer.")],
+    dtype: Annotated[ExportDtype, typer.Option(help="Data type of the weights.")] = ExportDtype.FP32,
+) -> None:
+    """Write the run's newest checkpoint as a Hugging Face folder."""
+    from firstlight.convert.huggingface import ExportedTokenizer
+    from firstlight.convert.huggingface import export as export_weights
+    from firstlight.data.tokenizer import end_of_document_id, load_tokenizer
+    from firstlight.train.run_folder import open_run
+
+    folder, config = open_run(run)
+    tokenizer = load_tokenizer(folder.tokenizer)
+    end = end_of_document_id(tokenizer, folder.tokenizer)
+    exported = ExportedTokenizer(
+        file=folder.tokenizer, end_of_document=str(tokenizer.id_to_token(end)), end_of_document_id=end
+    )
+    step = export_weights(config.model, folder.checkpoints, output, exported, dtype=dtype.value)
+    typer.echo(f"{output}: {config.model.family} after step {step}, {dtype.value}")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of runs.", show_default=False)],
+    output: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first run.")] = None,
+) -> None:
+    """Write one HTML page with the curves and figures of one or more runs."""
+    from firstlight.observe.report import write_report
+
+    typer.echo(write_report(runs, output or runs[0] / "report.html"))

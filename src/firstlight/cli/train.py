@@ -1,0 +1,65 @@
+"""`firstlight train`: in this process, as one rank of many, or starting several processes here."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstlight.base import log
+from firstlight.base.errors import FirstlightError, InputError
+from firstlight.base.world import World, leave_exit_code
+from firstlight.cli.config import ConfigFile, Overrides, check_files
+from firstlight.config.load import Loaded, load
+
+NumProcesses = Annotated[
+    int | None, typer.Option("--nproc-per-node", min=1, help="Start this many processes on this machine.")
+]
+
+
+def train(config: ConfigFile, overrides: Overrides = None, nproc_per_node: NumProcesses = None) -> None:
+    """Train from a YAML file. Started again with the same command, a run goes on from its last checkpoint."""
+    world = World.from_environment()
+    log.set_up(rank=world.rank)
+    loaded = load(config, overrides or ())
+    if nproc_per_node is not None and world.size > 1:
+        raise InputError("--nproc-per-node was given to a process that a launcher has started already; leave it out")
+    if nproc_per_node is not None and nproc_per_node > 1:
+        sys.exit(_launch(loaded, config, overrides or [], nproc_per_node))
+    loaded.require_rules(world_size=world.size)
+    sys.exit(_run(loaded, world))
+
+
+def _launch(loaded: Loaded, config: Path, overrides: list[str], num_processes: int) -> int:
+    """Check here, so that what is wrong is said once; then start the ranks."""
+    from firstlight.launch.local import launch_local
+
+    loaded.require_rules(world_size=num_processes)
+    check_files(loaded.config)
+    arguments = ["train", "--config", str(config)]
+    for override in overrides:
+        arguments += ["--set", override]
+    return launch_local(arguments, num_processes=num_processes)
+
+
+def _run(loaded: Loaded, world: World) -> int:
+    from firstlight.train.train import train as train_rank
+
+    exit_code = FirstlightError.exit_code
+    try:
+        outcome = train_rank(loaded.config, world)
+        exit_code = outcome.exit_code
+    except FirstlightError as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        leave_exit_code(world, exit_code)
+    logger = log.get_logger()
+    folder = loaded.config.training.output_folder
+    if outcome.exit_code:
+        logger.error("stopped after step %d: %s; saved in %s", outcome.step, outcome.reason, folder)
+    elif outcome.first_step == outcome.step:
+        logger.info("nothing to do: %s holds all %d steps already", folder, outcome.step)
+    else:
+        logger.info("done: steps %d to %d, in %s", outcome.first_step + 1, outcome.step, folder)
+    return outcome.exit_code

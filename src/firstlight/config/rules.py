@@ -1,0 +1,178 @@
+"""Facts across sections: one small function per rule, all broken ones reported together."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from firstlight.config.model import MoeFeedForward
+from firstlight.config.schema import RunConfig
+from firstlight.config.source import KeyPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A broken rule: what is wrong and what would do, and the key to point at."""
+
+    path: KeyPath
+    message: str
+
+
+Rule = Callable[[RunConfig, int], Iterator[Broken]]
+
+FAMILY_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "deepseek_v3": {"attention": ("mla",), "feed_forward": ("dense", "moe")},
+    "llama": {"attention": ("gqa",), "feed_forward": ("dense",)},
+}
+"""The kinds of attention and feed-forward that each family is made of."""
+
+
+def broken_rules(config: RunConfig, world_size: int) -> list[Broken]:
+    """All rules that `config` breaks when it runs on `world_size` ranks, in the order of RULES."""
+    return [broken for rule in RULES for broken in rule(config, world_size)]
+
+
+def family_has_the_choices(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """A family is made of certain kinds of layers."""
+    for part, kinds in FAMILY_CHOICES[config.model.family].items():
+        kind = getattr(config.model, part).kind
+        if kind not in kinds:
+            yield Broken(
+                path=("model", part),
+                message=f"model.{part}.kind = {kind} is not a part of model.family = {config.model.family}; "
+                f"use {' or '.join(kinds)}",
+            )
+
+
+def mtp_needs_deepseek(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Only DeepSeek-V3 has multi-token prediction."""
+    if config.model.multi_token_prediction and config.model.family != "deepseek_v3":
+        yield Broken(
+            path=("model", "multi_token_prediction"),
+            message=f"model.multi_token_prediction is not a part of model.family = {config.model.family}; "
+            "use null, or family deepseek_v3",
+        )
+
+
+def positions_cover_the_sequence(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """The model must know every position of a sequence."""
+    length, positions = config.data.train.sequence_length, config.model.max_position_embeddings
+    if length > positions:
+        yield Broken(
+            path=("data", "train", "sequence_length"),
+            message=f"data.train.sequence_length = {length} is more than model.max_position_embeddings = {positions}; "
+            f"use at most {positions}, or a model with more positions",
+        )
+
+
+def one_source_until_blends(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Mixing sources is not built yet, and must not be ignored."""
+    count = len(config.data.train.sources)
+    if count > 1:
+        yield Broken(
+            path=("data", "train", "sources"),
+            message=f"data.train.sources has {count} entries; mixtures are not available yet, use one source",
+        )
+
+
+def schedule_fits_the_steps(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Warm-up and decay happen within the run."""
+    schedule, steps = config.lr_scheduler, config.training.steps
+    decay = schedule.decay_steps if schedule.type == "warmup_stable_decay" else 0
+    if schedule.warmup_steps + decay > steps:
+        shown = f"warmup_steps = {schedule.warmup_steps}" + (f" and decay_steps = {decay}" if decay else "")
+        yield Broken(
+            path=("lr_scheduler", "warmup_steps"),
+            message=f"lr_scheduler: {shown} take more than training.steps = {steps}; use at most {steps} together",
+        )
+
+
+def experts_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Every rank of the expert axis holds the same number of experts."""
+    degree, feed_forward = config.parallelism.expert_parallel, config.model.feed_forward
+    if not isinstance(feed_forward, MoeFeedForward):
+        return
+    experts = feed_forward.n_routed_experts
+    if experts % degree:
+        yield Broken(
+            path=("parallelism", "expert_parallel"),
+            message=f"parallelism.expert_parallel = {degree} does not divide model.feed_forward.n_routed_experts = "
+            f"{experts}; use {_divisors(experts)}",
+        )
+
+
+def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Axes that do not exist yet are refused, never ignored."""
+    for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel"):
+        degree = getattr(config.parallelism, axis)
+        if degree > 1:
+            yield Broken(
+                path=("parallelism", axis),
+                message=f"parallelism.{axis} = {degree} is not available yet; use 1 (data_parallel_shard and "
+                "data_parallel_replicate are available)",
+            )
+
+
+def axes_fill_the_world(config: RunConfig, world_size: int) -> Iterator[Broken]:
+    """The product of the degrees is the number of processes."""
+    parallelism = config.parallelism
+    shard, replicate = parallelism.data_parallel_shard, parallelism.data_parallel_replicate
+    if shard == -1 and world_size % replicate:
+        yield Broken(
+            path=("parallelism", "data_parallel_replicate"),
+            message=f"parallelism.data_parallel_replicate = {replicate} does not divide the {world_size} processes; "
+            f"use {_divisors(world_size)}",
+        )
+    if shard != -1 and shard * replicate != world_size:
+        yield Broken(
+            path=("parallelism", "data_parallel_shard"),
+            message=f"parallelism.data_parallel_shard = {shard} x data_parallel_replicate = {replicate} need "
+            f"{shard * replicate} processes, and there are {world_size}; start that many (--nproc-per-node), or use -1",
+        )
+
+
+def batch_divides(config: RunConfig, world_size: int) -> Iterator[Broken]:
+    """Every rank takes the same whole number of micro-batches."""
+    training = config.training
+    portion = training.micro_batch_size * world_size
+    if training.global_batch_size % portion:
+        nearest = max(portion, round(training.global_batch_size / portion) * portion)
+        yield Broken(
+            path=("training", "global_batch_size"),
+            message=f"training.global_batch_size = {training.global_batch_size} is not a multiple of micro_batch_size "
+            f"= {training.micro_batch_size} x {world_size} data-parallel ranks = {portion}; use {nearest}, "
+            "or another micro_batch_size",
+        )
+
+
+def evaluation_has_data(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """An evaluation that was asked for needs something to evaluate on, and names are labels of metrics."""
+    if config.training.evaluate_every_steps and not config.data.evaluate:
+        yield Broken(
+            path=("training", "evaluate_every_steps"),
+            message=f"training.evaluate_every_steps = {config.training.evaluate_every_steps}, but data.evaluate is "
+            "empty; add a held-out set, or use 0",
+        )
+    names = [held_out.name for held_out in config.data.evaluate]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Broken(path=("data", "evaluate"), message=f"data.evaluate has two sets of the name {name}; rename one")
+
+
+RULES: tuple[Rule, ...] = (
+    family_has_the_choices,
+    mtp_needs_deepseek,
+    positions_cover_the_sequence,
+    one_source_until_blends,
+    schedule_fits_the_steps,
+    experts_divide,
+    axes_are_built,
+    axes_fill_the_world,
+    batch_divides,
+    evaluation_has_data,
+)
+
+
+def _divisors(number: int) -> str:
+    divisors = [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+    if len(divisors) > 8:
+        divisors_shown = [str(divisor) for divisor in divisors[:6]]
+        return f"{', '.join(divisors_shown)} ... {divisors[-1]}"
+    return ", ".join(str(divisor) for divisor in divisors)

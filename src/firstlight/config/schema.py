@@ -1,0 +1,35 @@
+"""RunConfig, the root of the configuration: one section for each concern."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from firstlight.config.data import DataConfig
+from firstlight.config.model import ModelConfig
+from firstlight.config.section import Section
+from firstlight.config.training import (
+    AdamWConfig,
+    CheckpointConfig,
+    ConstantSchedule,
+    MonitorConfig,
+    ParallelismConfig,
+    RecomputeConfig,
+    ResilienceConfig,
+    Schedule,
+    TrainingConfig,
+)
+
+
+class RunConfig(Section):
+    """Everything that defines a run."""
+
+    model: ModelConfig
+    data: DataConfig
+    parallelism: ParallelismConfig = ParallelismConfig()
+    optimizer: AdamWConfig
+    lr_scheduler: Annotated[Schedule, Field(discriminator="type")] = ConstantSchedule()
+    training: TrainingConfig
+    recompute: RecomputeConfig = RecomputeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    resilience: ResilienceConfig = ResilienceConfig()
+    monitor: MonitorConfig = MonitorConfig()

@@ -1,0 +1,119 @@
+"""The sections of a run that are small: parallelism, optimizer, schedule, training, recompute and what guards it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from firstlight.config.section import AbsolutePath, Count, Fraction, NotNegative, Positive, Section
+
+Steps = Annotated[int, Field(ge=0)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ParallelismConfig(Section):
+    """The degree of each axis. Their product is the number of processes."""
+
+    data_parallel_replicate: Count = 1
+    """Copies of the sharded model (HSDP)."""
+    data_parallel_shard: Annotated[int, Field(ge=-1)] = -1
+    """Ranks over which parameters, gradients and optimizer state are sharded (FSDP2); -1 takes all that are left."""
+    tensor_parallel: Count = 1
+    pipeline_parallel: Count = 1
+    context_parallel: Count = 1
+    expert_parallel: Count = 1
+
+    @model_validator(mode="after")
+    def _shard_is_a_degree(self) -> "ParallelismConfig":
+        if self.data_parallel_shard == 0:
+            raise ValueError("data_parallel_shard = 0; use -1 for all remaining ranks, or a number from 1")
+        return self
+
+
+class AdamWConfig(Section):
+    """AdamW (arXiv:1711.05101). Norms and biases are not decayed."""
+
+    type: Literal["adamw"] = "adamw"
+    learning_rate: Positive
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.1
+    max_grad_norm: Positive | None = 1.0
+    """Gradients are scaled down to this global norm; null leaves them as they are."""
+
+
+class ConstantSchedule(Section):
+    """Linear warm-up, then the learning rate as given."""
+
+    type: Literal["constant"] = "constant"
+    warmup_steps: Steps = 0
+
+
+class CosineSchedule(Section):
+    """Linear warm-up, then half a cosine down to `final_ratio` of the learning rate at the last step."""
+
+    type: Literal["cosine"] = "cosine"
+    warmup_steps: Steps = 0
+    final_ratio: Fraction = 0.1
+
+
+class WarmupStableDecaySchedule(Section):
+    """Linear warm-up, constant, and over the last `decay_steps` linearly down to `final_ratio`."""
+
+    type: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    warmup_steps: Steps = 0
+    decay_steps: Steps = 0
+    final_ratio: Fraction = 0.0
+
+
+Schedule = ConstantSchedule | CosineSchedule | WarmupStableDecaySchedule
+
+
+class TrainingConfig(Section):
+    """How long, in which portions, how exactly, and where the run's folder is."""
+
+    steps: Count
+    global_batch_size: Count
+    """Sequences per optimizer step, over all ranks."""
+    micro_batch_size: Count = 1
+    """Sequences per forward and backward on one rank; accumulation follows from it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: parameters and optimizer state stay in fp32, matrix products run in bfloat16 (autocast)."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    deterministic: bool = False
+    """Refuse operations whose result may differ between two equal runs."""
+    evaluate_every_steps: Steps = 0
+    """Steps between evaluations on the held-out sets; 0: only after the last step."""
+    evaluate_samples: Count = 256
+    """At most this many sequences of each held-out set."""
+    output_folder: AbsolutePath
+
+
+class RecomputeConfig(Section):
+    """Which activations are computed again in the backward pass instead of being kept."""
+
+    kind: Literal["none", "full"] = "none"
+
+
+class CheckpointConfig(Section):
+    """When the state is saved, and how many saves are kept. The last step is always saved."""
+
+    save_every_steps: Steps = 100
+    keep_last: Count = 3
+
+
+class ResilienceConfig(Section):
+    """What happens when numbers go wrong."""
+
+    on_not_finite: Literal["skip", "stop"] = "skip"
+    """A step whose gradient norm is not finite leaves the weights as they are; then go on (skip) or end the run."""
+    max_skipped_steps: Count = 10
+    """Consecutive skipped steps after which the run ends."""
+
+
+class MonitorConfig(Section):
+    """What is shown, where, and how often."""
+
+    log_every_steps: Count = 10
+    sinks: tuple[Literal["console", "jsonl", "tensorboard"], ...] = ("console", "jsonl", "tensorboard")
+    peak_flops_per_second: Positive | None = None
+    """Of one device, for the MFU figure; null measures this device's matrix products at the start."""

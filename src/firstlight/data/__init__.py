@@ -1,0 +1,1 @@
+"""Text in, tokens in a known and resumable order out."""

@@ -1,0 +1,1 @@
+"""Outside the training process: starts ranks and reports how they ended."""

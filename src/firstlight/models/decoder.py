@@ -1,0 +1,148 @@
+"""The decoder: blocks, multi-token prediction, and the sums that the loss is made of.
+
+Shapes: b batch, s sequence, d model width, v vocabulary, m mixture layers (MTP layers included), e experts.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from firstlight.config.model import ModelConfig, MoeFeedForward
+from firstlight.models.attention import build_attention, rotary_width
+from firstlight.models.layers import RmsNorm, SwiGlu, rotary_table
+from firstlight.models.moe import LayerLoad, MixtureOfExperts
+from firstlight.ops.cross_entropy import summed_cross_entropy
+from firstlight.ops.rotary import RotaryTable
+
+
+class LossSums(NamedTuple):
+    """Sums over one micro-batch; the caller divides by counts of the whole global batch.
+
+    `lm`: cross-entropy of the next token, summed over unmasked positions. `mtp`: the same for each prediction depth,
+    [depths]. `balance`: the balance loss summed over sequences and mixture layers. `load_me`: tokens per expert.
+    """
+
+    lm: Tensor
+    mtp: Tensor
+    balance: Tensor
+    load_me: Tensor
+
+
+class Block(nn.Module):
+    """One pre-norm decoder layer: attention, then a dense feed-forward or a mixture of experts."""
+
+    def __init__(self, model: ModelConfig, layer: int) -> None:
+        super().__init__()
+        feed_forward = model.feed_forward
+        self.attention_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+        self.attention = build_attention(model)
+        self.feed_forward_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+        self.feed_forward: nn.Module
+        if isinstance(feed_forward, MoeFeedForward) and model.is_moe_layer(layer):
+            self.feed_forward = MixtureOfExperts(model.hidden_size, feed_forward)
+        else:
+            assert feed_forward.intermediate_size is not None, "the schema asks for it where a layer is dense"
+            self.feed_forward = SwiGlu(model.hidden_size, feed_forward.intermediate_size)
+
+    def forward(self, hidden_bsd: Tensor, rope: RotaryTable) -> tuple[Tensor, LayerLoad | None]:
+        hidden_bsd = hidden_bsd + self.attention(self.attention_norm(hidden_bsd), rope)
+        out = self.feed_forward(self.feed_forward_norm(hidden_bsd))
+        if isinstance(out, Tensor):
+            return hidden_bsd + out, None
+        update_bsd, load = out
+        return hidden_bsd + update_bsd, load
+
+
+class MtpLayer(nn.Module):
+    """One depth of multi-token prediction (DeepSeek-V3, equations 21 to 23; the embedding comes first, as released)."""
+
+    def __init__(self, model: ModelConfig, depth: int) -> None:
+        super().__init__()
+        self.embedding_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+        self.hidden_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+        self.projection = nn.Linear(2 * model.hidden_size, model.hidden_size, bias=False)
+        self.block = Block(model, model.num_hidden_layers + depth)
+        self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+
+    def forward(self, hidden_bsd: Tensor, embedded_bsd: Tensor, rope: RotaryTable) -> tuple[Tensor, LayerLoad | None]:
+        """`hidden_bsd` of the depth before, and the embedding of the token that it predicted; normalised output."""
+        joined = torch.cat((self.embedding_norm(embedded_bsd), self.hidden_norm(hidden_bsd)), dim=-1)
+        out_bsd, load = self.block(self.projection(joined), rope)
+        return self.output_norm(out_bsd), load
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, final norm, head; and the MTP layers, which share embedding and head."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.config = model
+        self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
+        self.layers = nn.ModuleList(Block(model, layer) for layer in range(model.num_hidden_layers))
+        self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+        self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
+        if model.tie_word_embeddings:
+            self.head.weight = self.embedding.weight
+        depths = model.multi_token_prediction.num_layers if model.multi_token_prediction else 0
+        self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(depths))
+
+    def forward(self, tokens_bs: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> LossSums:
+        """The loss sums of a micro-batch: int64 tokens, the tokens that follow them, and which of these count."""
+        rope = self._rope(tokens_bs)
+        hidden_bsd, loads = self._trunk(tokens_bs, rope)
+        lm = self._cross_entropy(hidden_bsd, labels_bs, mask_bs)
+        mtp_losses = []
+        for layer in self.mtp:
+            # At depth k position i has seen the labels up to i + k - 1: embed the last of them, predict the next.
+            hidden_bsd, load = layer(hidden_bsd, self.embedding(labels_bs), rope)
+            loads.append(load)
+            labels_bs, mask_bs = _shift(labels_bs), _shift(mask_bs)
+            mtp_losses.append(self._cross_entropy(hidden_bsd, labels_bs, mask_bs))
+        balance, load_me = _join_loads([load for load in loads if load is not None], lm)
+        return LossSums(lm, torch.stack(mtp_losses) if mtp_losses else lm.new_zeros(0), balance, load_me)
+
+    def logits(self, tokens_bs: Tensor) -> Tensor:
+        """Scores of the next token at every position, [b, s, v]."""
+        hidden_bsd, _ = self._trunk(tokens_bs, self._rope(tokens_bs))
+        out: Tensor = self.head(hidden_bsd)
+        return out
+
+    def mtp_logits(self, tokens_bs: Tensor) -> list[Tensor]:
+        """Scores of the token after the next, and so on for each depth: depth k gives [b, s - k, v]."""
+        rope = self._rope(tokens_bs)
+        hidden_bsd, _ = self._trunk(tokens_bs, rope)
+        out = []
+        for depth, layer in enumerate(self.mtp, start=1):
+            embedded = self.embedding(tokens_bs[:, depth:])
+            length = embedded.shape[1]
+            hidden_bsd, _ = layer(hidden_bsd[:, :length], embedded, self._rope(tokens_bs[:, :length]))
+            out.append(self.head(hidden_bsd))
+        return out
+
+    def _rope(self, tokens_bs: Tensor) -> RotaryTable:
+        attention = self.config.attention
+        return rotary_table(attention.rope, rotary_width(attention), tokens_bs.shape[1], tokens_bs.device)
+
+    def _trunk(self, tokens_bs: Tensor, rope: RotaryTable) -> tuple[Tensor, list[LayerLoad | None]]:
+        hidden_bsd = self.embedding(tokens_bs)
+        loads: list[LayerLoad | None] = []
+        for layer in self.layers:
+            hidden_bsd, load = layer(hidden_bsd, rope)
+            loads.append(load)
+        return self.output_norm(hidden_bsd), loads
+
+    def _cross_entropy(self, hidden_bsd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
+        return summed_cross_entropy(hidden_bsd.flatten(0, 1), self.head.weight, labels_bs.flatten(), mask_bs.flatten())
+
+
+def _shift(x_bs: Tensor) -> Tensor:
+    """Each row one to the left, zero at its end: for a mask, the last position has nothing to predict."""
+    return torch.cat((x_bs[:, 1:], torch.zeros_like(x_bs[:, :1])), dim=1)
+
+
+def _join_loads(loads: Sequence[LayerLoad], like: Tensor) -> tuple[Tensor, Tensor]:
+    if not loads:
+        return like.new_zeros(()), like.new_zeros((0, 0), dtype=torch.int64)
+    return torch.stack([load.balance_loss for load in loads]).sum(), torch.stack([load.load_e for load in loads])

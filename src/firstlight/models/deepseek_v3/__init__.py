@@ -1,0 +1,1 @@
+"""DeepSeek-V3: latent attention, sigmoid-routed experts, multi-token prediction."""

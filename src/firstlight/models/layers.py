@@ -1,0 +1,66 @@
+"""The small layers: normalisation, rotary table, dense feed-forward.
+
+Shapes: b batch, s sequence, d model width, f feed-forward width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from firstlight.config.model import Llama3Scaling, Rope, YarnScaling
+from firstlight.ops.rotary import RotaryTable, frequencies, llama3_frequencies, yarn_frequencies, yarn_mscale
+
+
+class RmsNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight, over the last dimension (arXiv:1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class SwiGlu(nn.Module):
+    """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, hidden_bsd: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(hidden_bsd)) * self.up_proj(hidden_bsd))
+        return out
+
+
+def rotary_table(rope: Rope, width: int, length: int, device: torch.device) -> RotaryTable:
+    """Angles of positions 0 to length - 1 for a rotated width of `width`, with the configured scaling."""
+    plain_f = frequencies(width, rope.theta, device=device)
+    multiplier = 1.0
+    match rope.scaling:
+        case YarnScaling() as yarn:
+            used_f = yarn_frequencies(
+                plain_f,
+                theta=rope.theta,
+                factor=yarn.factor,
+                original_length=yarn.original_max_position_embeddings,
+                beta_fast=yarn.beta_fast,
+                beta_slow=yarn.beta_slow,
+            )
+            multiplier = yarn_mscale(yarn.factor, yarn.mscale) / yarn_mscale(yarn.factor, yarn.mscale_all_dim)
+        case Llama3Scaling() as llama3:
+            used_f = llama3_frequencies(
+                plain_f,
+                factor=llama3.factor,
+                low_freq_factor=llama3.low_freq_factor,
+                high_freq_factor=llama3.high_freq_factor,
+                original_length=llama3.original_max_position_embeddings,
+            )
+        case None:
+            used_f = plain_f
+    angles_sf = torch.arange(length, dtype=torch.float32, device=device)[:, None] * used_f
+    return RotaryTable(cos_sf=angles_sf.cos() * multiplier, sin_sf=angles_sf.sin() * multiplier)

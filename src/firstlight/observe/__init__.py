@@ -1,0 +1,1 @@
+"""Measures and shows a run; never decides."""

@@ -1,0 +1,251 @@
+"""The charts of a report, as plotly figures that read on a light and on a dark page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+
+from firstlight.observe.history import History, Line
+from firstlight.observe.record import LOSS_PREFIX, MAX_VIO, PAUSES, SECONDS_PREFIX
+
+COLORS = ("#4f86e0", "#e28743", "#3fa67f", "#cf5f86", "#8e74d6", "#c2a02e", "#4fb3c4", "#9a7b62")
+"""Of runs, or of the series of a single run. Mid-tones: they stand out from white as from near-black."""
+
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up")
+_GREY = "#7f8893"
+_GRID = "rgba(127, 136, 147, 0.18)"
+_OTHER = "other"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A figure with what stands around it on the page."""
+
+    title: str
+    note: str
+    figure: Any
+    is_wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figure:
+    """A chart that draws one figure of each run."""
+
+    name: str
+    title: str
+    note: str
+    format: str = ""
+    scale: float = 1.0
+
+
+_FIGURES = (
+    _Figure(name="learning_rate", title="Learning rate", note="of each logged step", format=".1e"),
+    _Figure(name="grad_norm", title="Gradient norm", note="global, before clipping"),
+    _Figure(name="tokens_per_second", title="Throughput", note="tokens per second, all ranks", format=",~s"),
+    _Figure(name="mfu", title="Model FLOPs utilisation", note="share of the peak of all ranks", format=".1~%"),
+    _Figure(name=MAX_VIO, title="Expert load", note="max load / mean load - 1, the worst layer; 0 is even"),
+    _Figure(name="memory_bytes", title="Peak memory", note="GB", scale=1e-9),
+    _Figure(name="skipped_steps", title="Skipped steps", note="updates left out since the previous record"),
+)
+
+
+def charts(runs: Sequence[History]) -> list[Chart]:
+    """Every chart for which some run has numbers."""
+    found = [_loss(runs), _loss_parts(runs)]
+    found += [_single(runs, figure) for figure in _FIGURES]
+    found.insert(5, _time_by_step(runs[0]) if len(runs) == 1 else _time_by_run(runs))
+    return _without_gap([chart for chart in found if chart is not None])
+
+
+def _without_gap(found: list[Chart]) -> list[Chart]:
+    """Charts stand in two columns; one that is left alone in the last row takes both."""
+    is_alone = sum(not chart.is_wide for chart in found) % 2 == 1
+    return [*found[:-1], replace(found[-1], is_wide=True)] if is_alone else found
+
+
+def axes(runs: Sequence[History]) -> dict[str, dict[str, list[Any]]]:
+    """The positions of each series by step and by tokens; a trace names its series in `meta`."""
+    found = {}
+    for number, run in enumerate(runs):
+        found[_axis(number)] = _positions(run.steps)
+        for name, lines in run.evaluations.items():
+            found[_axis(number, name)] = _positions(lines)
+    return found
+
+
+def _axis(number: int, held_out: str = "") -> str:
+    return f"{number}/{held_out}"
+
+
+def _positions(lines: Sequence[Line]) -> dict[str, list[Any]]:
+    return {unit: [line.get(unit) for line in lines] for unit in ("step", "tokens")}
+
+
+def _loss(runs: Sequence[History]) -> Chart:
+    figure = _figure(height=420)
+    for number, run in enumerate(runs):
+        label = "training" if len(runs) == 1 else run.name
+        figure.add_trace(
+            _line(runs, number, run.column(run.token_loss), name=label, color=COLORS[number % len(COLORS)])
+        )
+        for index, (name, lines) in enumerate(run.evaluations.items()):
+            figure.add_trace(_held_out(runs, number, index, name, lines))
+    note = "of the next token, in nats; line: logged steps of training, points: held-out sets"
+    sizes = {run.vocabulary_size for run in runs}
+    size = sizes.pop() if len(sizes) == 1 else None
+    if size is not None:
+        note += f"; dashed: untrained, ln({size:,}) = {math.log(size):.2f}"
+        figure.add_hline(y=math.log(size), line={"color": _GREY, "width": 1, "dash": "dash"})
+    return Chart(title="Loss", note=note, figure=figure, is_wide=True)
+
+
+def _held_out(runs: Sequence[History], number: int, index: int, name: str, lines: Sequence[Line]) -> Any:
+    color = COLORS[(index + 1 if len(runs) == 1 else number) % len(COLORS)]
+    label = name if len(runs) == 1 else f"{runs[number].name}, {name}"
+    return go.Scatter(
+        x=[line["step"] for line in lines],
+        y=[line.get("loss") for line in lines],
+        meta=_axis(number, name),
+        name=_escaped(label),
+        mode="markers+lines",
+        line={"color": color, "width": 1, "dash": "dot"},
+        marker={"size": 8, "symbol": _SYMBOLS[index % len(_SYMBOLS)], "color": color},
+    )
+
+
+def _loss_parts(runs: Sequence[History]) -> Chart | None:
+    """One colour for each part of a single run; of several runs, the colour is the run and the dash the part."""
+    parts = list(dict.fromkeys(part for run in runs for part in run.names(LOSS_PREFIX)))
+    if len(parts) < 2:
+        return None
+    figure = _figure()
+    names = {part: LOSS_PREFIX + part for part in parts} | {"total": "loss"}
+    is_only = len(runs) == 1
+    for number, run in enumerate(runs):
+        for index, (part, name) in enumerate(names.items()):
+            if not run.has(name):
+                continue
+            color = COLORS[(index if is_only else number) % len(COLORS)]
+            label = part if is_only else f"{run.name}, {part}"
+            trace = _line(runs, number, run.column(name), name=label, color=color)
+            trace.line.dash = "solid" if is_only else _DASHES[index % len(_DASHES)]
+            figure.add_trace(trace)
+    return Chart(title="Parts of the loss", note="each before its weight; the total is with weights", figure=figure)
+
+
+def _single(runs: Sequence[History], drawn: _Figure) -> Chart | None:
+    if not any(value for run in runs for value in run.column(drawn.name)):
+        return None
+    figure = _figure()
+    for number, run in enumerate(runs):
+        if run.has(drawn.name):
+            values = [None if value is None else value * drawn.scale for value in run.column(drawn.name)]
+            figure.add_trace(_line(runs, number, values, name=run.name, color=COLORS[number % len(COLORS)]))
+    figure.update_yaxes(tickformat=drawn.format, rangemode="tozero")
+    return Chart(title=drawn.title, note=drawn.note, figure=figure)
+
+
+def _time_by_step(run: History) -> Chart | None:
+    split = _time_split(run)
+    if not split:
+        return None
+    figure = _figure()
+    for index, (name, values) in enumerate(split.items()):
+        color = _span_color(name, index)
+        trace = _line([run], 0, list(values), name=name, color=color)
+        # a record's means are of the steps before it
+        trace.update(stackgroup="time", fillcolor=color, line={"width": 0, "shape": "vh"})
+        figure.add_trace(trace)
+    figure.update_yaxes(rangemode="tozero")
+    note = "seconds per step; pauses spread over the steps since the previous record"
+    return Chart(title="Where the time goes", note=note, figure=figure)
+
+
+def _time_by_run(runs: Sequence[History]) -> Chart | None:
+    splits = [_time_split(run) for run in runs]
+    figure = _figure(height=max(300, 120 + 36 * len(runs)))
+    for index, name in enumerate(dict.fromkeys(name for split in splits for name in split)):
+        means = [_mean(run, split[name]) if name in split else None for run, split in zip(runs, splits, strict=True)]
+        bar = go.Bar(
+            x=means,
+            y=[_escaped(run.name) for run in runs],
+            name=_escaped(name),
+            orientation="h",
+            marker={"color": _span_color(name, index), "line": {"width": 0}},
+        )
+        figure.add_trace(bar)
+    if not figure.data:
+        return None
+    figure.update_layout(barmode="stack", hovermode="closest", bargap=0.4)
+    figure.update_xaxes(ticksuffix=" s")
+    figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+    return Chart(title="Where the time goes", note="mean seconds per step, over the run", figure=figure)
+
+
+def _mean(run: History, values: Sequence[float]) -> float:
+    """Over the steps: each record speaks for the steps since the one before it, the first for itself."""
+    steps: list[int] = [line["step"] for line in run.steps]
+    counts = [1, *(after - before for before, after in pairwise(steps))]
+    return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)
+
+
+def _time_split(run: History) -> dict[str, list[float]]:
+    """Seconds per step of each span, at each record; "other" is what no span accounts for. Empty without spans."""
+    names = run.names(SECONDS_PREFIX)
+    split = {name: [value or 0.0 for value in run.column(SECONDS_PREFIX + name)] for name in names}
+    if not split:
+        return {}
+    accounted = [sum(values) for values in zip(*(split[name] for name in names if name not in PAUSES), strict=True)]
+    steps = run.column("step_seconds")
+    if accounted:
+        split[_OTHER] = [max((step or 0.0) - spans, 0.0) for step, spans in zip(steps, accounted, strict=True)]
+    return split
+
+
+def _span_color(name: str, index: int) -> str:
+    return _GREY if name == _OTHER else COLORS[index % len(COLORS)]
+
+
+def _line(runs: Sequence[History], number: int, values: Sequence[float | None], *, name: str, color: str) -> Any:
+    return go.Scatter(
+        x=[line["step"] for line in runs[number].steps],
+        y=list(values),
+        meta=_axis(number),
+        name=_escaped(name),
+        mode="lines" if len(values) > 1 else "markers",
+        line={"color": color, "width": 1.5},
+    )
+
+
+def _figure(*, height: int = 300) -> Any:
+    axis: Mapping[str, Any] = {
+        "gridcolor": _GRID,
+        "zeroline": False,
+        "linecolor": _GRID,
+        "automargin": True,
+    }
+    layout = go.Layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 8, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": _GREY, "size": 12, "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"},
+        xaxis={**axis, "spikecolor": _GREY, "spikethickness": 1},
+        yaxis={**axis, "hoverformat": ".5~g"},
+        hovermode="x unified",
+        hoverlabel={"bgcolor": "#1c2026", "bordercolor": "#1c2026", "font": {"color": "#e8eaed"}, "namelength": -1},
+        # the page has its own legend: plotly's takes its room from the plot, and on a phone all of it
+        showlegend=False,
+    )
+    figure = go.Figure(layout=layout)
+    figure.layout.template = None
+    return figure
+
+
+def _escaped(text: str) -> str:
+    """Text for plotly, which reads labels as a small HTML and knows these three entities."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,83 @@
+"""What a sink is given: flat mappings from documented names to numbers.
+
+A step's record (means are per step, over the steps since the last record):
+
+    step, samples, tokens       consumed since the start of training
+    loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance") are before their weight
+    learning_rate, grad_norm    of this step; the norm is the one before clipping
+    step_seconds                mean; without the seconds spent in evaluation and checkpoints
+    tokens_per_second           over the same seconds, of all ranks together
+    seconds/<span>              mean; "data", "forward_backward", "optimizer", and the pauses "evaluate", "checkpoint"
+    mfu                         0 to 1; model FLOPs per second over the peak of all ranks; absent when that is unknown
+    memory_bytes                what the assembler's measure says, at this step
+    eta_seconds                 steps left at the present step_seconds, without evaluations and checkpoints to come
+    skipped_steps               steps since the last record that left the weights as they were
+    expert_load/max_vio         max load / mean load - 1, the largest of all layers; absent without experts
+    elapsed_seconds             since this process opened the recorder, everything included
+    time                        unix time, seconds
+
+An evaluation's record: step, samples, tokens, elapsed_seconds, time as above, and for one held-out set
+
+    evaluate/<name>/loss            nats per token
+    evaluate/<name>/perplexity      exp(loss)
+    evaluate/<name>/bits_per_byte   absent when the set's bytes are not known
+    evaluate/<name>/tokens          over which the loss is the mean
+"""
+
+import math
+from collections.abc import Mapping
+
+from firstlight.base.report import EvalReport, StepReport
+
+Record = Mapping[str, float]
+
+PAUSES = ("evaluate", "checkpoint")
+"""Spans in which training stands still; they are no part of `step_seconds`."""
+
+MAX_VIO = "expert_load/max_vio"
+EVALUATE_PREFIX = "evaluate/"
+LOSS_PREFIX = "loss/"
+TOKEN_LOSS = "loss/lm"
+SECONDS_PREFIX = "seconds/"
+
+
+def loss_figures(report: StepReport) -> dict[str, float]:
+    """The part of a step's record that is of this very step."""
+    figures: dict[str, float] = {"step": report.step, "samples": report.samples, "tokens": report.tokens}
+    figures["loss"] = report.loss.total
+    figures |= {f"{LOSS_PREFIX}{part}": value for part, value in report.loss.parts.items()}
+    figures["learning_rate"] = report.learning_rate
+    figures["grad_norm"] = report.update.grad_norm
+    if report.loss.expert_load:
+        figures[MAX_VIO] = max(report.loss.expert_load.values())
+    return figures
+
+
+def evaluation_figures(report: EvalReport) -> dict[str, float]:
+    """The part of an evaluation's record that is of the held-out set."""
+    figures = {"loss": report.loss, "perplexity": _perplexity(report.loss), "tokens": report.tokens}
+    if report.bytes_per_token:
+        figures["bits_per_byte"] = report.loss / math.log(2) / report.bytes_per_token
+    return {f"{EVALUATE_PREFIX}{report.name}/{figure}": value for figure, value in figures.items()}
+
+
+def held_out_sets(record: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """The figures of an evaluation's record, by held-out set: {"wiki": {"loss": 3.2, ...}}."""
+    sets: dict[str, dict[str, float]] = {}
+    for key, value in record.items():
+        if key.startswith(EVALUATE_PREFIX):
+            name, _, figure = key.removeprefix(EVALUATE_PREFIX).rpartition("/")
+            sets.setdefault(name, {})[figure] = value
+    return sets
+
+
+def parts_of(record: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """The entries of `record` under `prefix` ("loss/", "seconds/"), without it."""
+    return {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
+
+
+def _perplexity(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,59 @@
+"""Writes what one or several runs have come to as a single HTML file, to look at and to send around."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from plotly.offline import get_plotlyjs
+
+from firstlight.observe import page
+from firstlight.observe.charts import COLORS, axes, charts
+from firstlight.observe.figures import cards
+from firstlight.observe.history import History, read_histories
+
+
+def write_report(runs: Sequence[Path], output: Path) -> Path:
+    """Write the report of run folders to the file `output` and return its path. The page needs no network.
+
+    Raises InputError when a run has no metrics yet, or a file of its folder cannot be read.
+    """
+    histories = read_histories(runs)
+    title = histories[0].name if len(histories) == 1 else f"{len(histories)} runs"
+    body = [page.heading(title, _subtitle(histories)), _essentials(histories), page.switches()]
+    body += [page.chart_grid(charts(histories)), '<section class="rest">']
+    for run in histories:
+        suffix = "" if len(histories) == 1 else f", {run.name}"
+        if run.sample:
+            body.append(page.prose(f"Sample{suffix}", run.sample))
+        if run.configuration_text:
+            body.append(page.folded(f"Configuration{suffix}", run.configuration_text))
+    body += ["</section>", *_versions(histories)]
+    text = page.page(title=f"Firstlight: {title}", plotly_script=get_plotlyjs(), axes=axes(histories), body=body)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    return output
+
+
+def _subtitle(runs: Sequence[History]) -> str:
+    if len(runs) > 1:
+        return "Firstlight report: " + ", ".join(run.name for run in runs)
+    family = runs[0].configuration.get("model", {}).get("family")
+    return f"Firstlight report, {family}" if family else "Firstlight report"
+
+
+def _essentials(runs: Sequence[History]) -> str:
+    if len(runs) == 1:
+        return page.card_grid(cards(runs[0]))
+    return page.card_table(
+        [(run.name, COLORS[number % len(COLORS)], cards(run)) for number, run in enumerate(runs)],
+    )
+
+
+def _versions(runs: Sequence[History]) -> list[str]:
+    """What the runs were made with: one line, or one for each run where they differ."""
+    lines: dict[str, str] = {}
+    for run in runs:
+        versions = run.facts.get("versions")
+        if isinstance(versions, dict):
+            text = ", ".join(f"{name} {version}" for name, version in versions.items())
+            lines.setdefault(text, run.name)
+    return [page.footer(text if len(lines) == 1 else f"{name}: {text}") for text, name in lines.items()]

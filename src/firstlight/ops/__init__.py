@@ -1,0 +1,1 @@
+"""Single operations of the model, device-neutral. No ranks."""

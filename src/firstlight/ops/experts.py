@@ -1,0 +1,101 @@
+"""Tokens to experts and back, and the product of each expert's weights with its own tokens.
+
+Shapes: t tokens, k experts per token, n = t * k assignments sorted by expert, e experts, d model width, o output width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ALIGNMENT_BYTES = 16
+"""grouped_mm wants rows that start on this boundary."""
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in the order `order`. The backward pass is the inverse permutation: a gather, not a scatter that adds,
+    so it is the same in every run and needs no atomics."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_nd: Tensor, order_n: Tensor, inverse_n: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_n)
+        return rows_nd.index_select(0, order_n)
+
+    @staticmethod
+    def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor, None, None]:
+        (inverse_n,) = ctx.saved_tensors
+        return grad_nd.index_select(0, inverse_n), None, None
+
+
+class _Dispatch(torch.autograd.Function):
+    """Each token's row once for each of its experts, sorted by expert; backward sums a token's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens_td: Tensor, order_n: Tensor, inverse_n: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_n)
+        ctx.num_tokens = tokens_td.shape[0]
+        return tokens_td.index_select(0, order_n // (order_n.shape[0] // ctx.num_tokens))
+
+    @staticmethod
+    def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor, None, None]:
+        (inverse_n,) = ctx.saved_tensors
+        by_token_tkd = grad_nd.index_select(0, inverse_n).unflatten(0, (ctx.num_tokens, -1))
+        return by_token_tkd.sum(1), None, None
+
+
+class Assignment:
+    """Which rows go to which expert: the permutation that sorts the t * k choices by expert, and where each ends.
+
+    Built from `experts_tk` (int64 [t, k], values below `num_experts`); stable, so an expert sees tokens in order.
+    """
+
+    def __init__(self, experts_tk: Tensor, num_experts: int) -> None:
+        flat_n = experts_tk.reshape(-1)
+        self.num_tokens = experts_tk.shape[0]
+        self.order_n = torch.argsort(flat_n, stable=True)
+        self.inverse_n = torch.empty_like(self.order_n)
+        self.inverse_n[self.order_n] = torch.arange(flat_n.shape[0], device=flat_n.device)
+        self.counts_e = torch.bincount(flat_n, minlength=num_experts)
+        self.ends_e = self.counts_e.cumsum(0).to(torch.int32)
+
+    def dispatch(self, tokens_td: Tensor) -> Tensor:
+        """Rows [n, d] sorted by expert."""
+        rows: Tensor = _Dispatch.apply(tokens_td, self.order_n, self.inverse_n)  # type: ignore[no-untyped-call]
+        return rows
+
+    def combine(self, rows_nd: Tensor, weights_tk: Tensor) -> Tensor:
+        """The weighted sum [t, d] of each token's rows."""
+        by_token_nd: Tensor = _Permute.apply(rows_nd, self.inverse_n, self.order_n)  # type: ignore[no-untyped-call]
+        by_token_tkd = by_token_nd.unflatten(0, (self.num_tokens, -1))
+        return torch.einsum("tkd,tk->td", by_token_tkd, weights_tk)
+
+
+def grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tensor:
+    """Row i times the transposed weight of the expert whose segment it is in; [n, o].
+
+    `ends_e` (int32) are the ends of the experts' segments; an empty segment is allowed. Uses torch's grouped product
+    where it takes the dtype and alignment, the loop over experts elsewhere (fp64, odd widths).
+    """
+    if torch.is_autocast_enabled(rows_nd.device.type):
+        dtype = torch.get_autocast_dtype(rows_nd.device.type)
+        rows_nd, weight_eod = rows_nd.to(dtype), weight_eod.to(dtype)
+    if rows_nd.shape[0] and _grouped_mm_takes(weight_eod):
+        return F.grouped_mm(rows_nd, weight_eod.transpose(-2, -1), offs=ends_e)
+    return reference_grouped_linear(rows_nd, weight_eod, ends_e)
+
+
+def reference_grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tensor:
+    """The definition: one product for each expert."""
+    ends = ends_e.tolist()
+    segments = [
+        rows_nd[start:end] @ weight_od.T for start, end, weight_od in zip([0, *ends], ends, weight_eod, strict=False)
+    ]
+    return torch.cat(segments)
+
+
+def _grouped_mm_takes(weight_eod: Tensor) -> bool:
+    if weight_eod.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    size = weight_eod.element_size()
+    return all(width * size % _ALIGNMENT_BYTES == 0 for width in weight_eod.shape[1:])

@@ -1,0 +1,1 @@
+"""Applies a layout to a model from outside it."""

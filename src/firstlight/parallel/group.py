@@ -1,0 +1,73 @@
+"""The process group of the run, and the collectives that other rooms are handed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import FileStore, Store
+
+from firstlight.base.peers import Alone, Peers
+from firstlight.base.world import World
+from firstlight.parallel.device import backend_for
+
+_TIMEOUT = timedelta(minutes=10)
+
+
+class ProcessGroup:
+    """Peers over torch.distributed: small float64 tensors, never objects."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        out: list[float] = self._reduced(list(values)).tolist()
+        return out
+
+    def all_true(self, value: bool, /) -> bool:
+        return self.sum([float(value)])[0] == self.size
+
+    def any_true(self, value: bool, /) -> bool:
+        return self.sum([float(value)])[0] > 0
+
+    def _reduced(self, values: list[float]) -> Tensor:
+        tensor = torch.tensor(values, dtype=torch.float64, device=self._device)
+        dist.all_reduce(tensor)
+        return tensor
+
+
+@contextmanager
+def joined(world: World, device: torch.device) -> Iterator[Peers]:
+    """Join the other ranks for the length of the block; a single process has none to join.
+
+    Under our own launcher the ranks meet in a folder, so nothing listens; under another one as its environment says.
+    """
+    if world.size == 1:
+        yield Alone()
+        return
+    store = _file_store(world, world.store_folder) if world.store_folder else None
+    dist.init_process_group(backend_for(device), store=store, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
+    try:
+        yield ProcessGroup(device)
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in place; the tensor itself when there is one rank."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def _file_store(world: World, folder: Path) -> Store:
+    # A new file for each restart: the old one holds the addresses of ranks that are gone.
+    return FileStore(str(folder / f"ranks-{world.restart_count}"), world.size)

@@ -1,0 +1,1 @@
+"""Decides whether a run goes on. No torch."""

@@ -1,0 +1,187 @@
+"""RunConfig to Parts and TrainState: the only place of the room that names concrete classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from firstlight.base.peers import Peers
+from firstlight.base.world import World
+from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.config.schema import RunConfig
+from firstlight.data.fingerprint import fingerprint
+from firstlight.data.gpt_dataset import GptDataset
+from firstlight.data.metadata import bytes_per_token
+from firstlight.data.open import open_held_out, open_training_data
+from firstlight.data.stream import TokenStream
+from firstlight.data.tokenizer import check_vocabulary, end_of_document_id, load_tokenizer
+from firstlight.layout.counts import count_parameters, flops_per_token
+from firstlight.layout.mesh import Layout
+from firstlight.models.balancing import BiasBalancing
+from firstlight.models.decoder import Decoder
+from firstlight.observe.recorder import Recorder, RunFacts
+from firstlight.observe.sinks import sinks_for
+from firstlight.optim.optimizer import Optimizer, Surroundings
+from firstlight.optim.schedule import learning_rate_schedule
+from firstlight.parallel.apply import build_parallel, parameter_names, routers, sum_over_shards
+from firstlight.parallel.device import has_fused_adamw, measure_peak_flops, peak_memory_bytes
+from firstlight.parallel.engine import PlainEngine
+from firstlight.parallel.group import sum_over_ranks
+from firstlight.resilience.guard import Guard
+from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet
+from firstlight.train.loop import Parts
+from firstlight.train.run_folder import RunFolder
+from firstlight.train.state import TrainState
+
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run is: its ranks, this process among them, its device and its folder."""
+
+    world: World
+    peers: Peers
+    device: torch.device
+    folder: RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The data of a run, opened and checked before anything is built."""
+
+    train: GptDataset
+    held_out: list[HeldOutSet]
+    end_of_document: int | None
+
+
+def open_inputs(config: RunConfig) -> Inputs:
+    """Open tokenizer and data sets. Raises InputError when one is missing, damaged, or does not fit the model."""
+    check_vocabulary(config.data.tokenizer, config.model.vocab_size)
+    end_of_document = None
+    if config.data.train.mask_after_end_of_document:
+        end_of_document = end_of_document_id(load_tokenizer(config.data.tokenizer), config.data.tokenizer, None)
+    training = config.training
+    return Inputs(
+        train=open_training_data(
+            config.data, steps=training.steps, global_batch_size=training.global_batch_size, seed=training.seed
+        ),
+        held_out=open_held_out_sets(config),
+        end_of_document=end_of_document,
+    )
+
+
+def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
+    """The held-out sets of `data.evaluate`."""
+    length = config.data.train.sequence_length
+    return [
+        HeldOutSet(name=one.name, dataset=open_held_out(one, length), bytes_per_token=bytes_per_token(one.path))
+        for one in config.data.evaluate
+    ]
+
+
+def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, TrainState]:
+    """Build the run on this rank. Collective: every rank builds its part."""
+    torch.use_deterministic_algorithms(config.training.deterministic)
+    layout = Layout.of(config.parallelism, place.world.size)
+    model = build_parallel(config.model, layout, config.recompute, device=place.device, seed=config.training.seed)
+    balancing = BiasBalancing(routers(model))
+    engine = build_engine(config, model, balancing)
+    guard = Guard(config.resilience, place.peers)
+    state = TrainState(
+        model=model,
+        optimizer=_optimizer(config, model, balancing),
+        data=_stream(config, inputs, layout, place.world.rank),
+        data_fingerprint=fingerprint(inputs.train.indexed),
+        guard=guard,
+        total_steps=config.training.steps,
+    )
+    parts = Parts(
+        engine=engine,
+        checkpointer=Checkpointer(
+            place.folder.checkpoints, config.checkpoint, place.peers, configuration=config.model_dump(mode="json")
+        ),
+        guard=guard,
+        recorder=_recorder(config, place),
+        evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config), place.peers),
+    )
+    return parts, state
+
+
+def build_engine(config: RunConfig, model: Decoder, balancing: BiasBalancing) -> PlainEngine:
+    """The engine for a model that is laid out already."""
+    return PlainEngine(
+        model,
+        micro_batch_size=config.training.micro_batch_size,
+        autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
+        sum_over_ranks=sum_over_ranks,
+        balancing=balancing,
+    )
+
+
+def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
+    """What `run.json` says beside versions."""
+    counts = count_parameters(config.model)
+    return {
+        "parameters": counts.total,
+        "activated_parameters": counts.activated,
+        "flops_per_token": flops_per_token(config.model, config.data.train.sequence_length),
+        "world_size": place.world.size,
+        "device": place.device.type,
+    }
+
+
+def _optimizer(config: RunConfig, model: Decoder, balancing: BiasBalancing) -> Optimizer:
+    device = next(model.parameters()).device
+    around = Surroundings(
+        learning_rate=learning_rate_schedule(
+            config.lr_scheduler, peak=config.optimizer.learning_rate, steps=config.training.steps
+        ),
+        sum_over_shards=sum_over_shards(model),
+        after_update=balancing.update,
+        is_fused=has_fused_adamw(device),
+    )
+    return Optimizer(parameter_names(model), config.optimizer, around)
+
+
+def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> TokenStream:
+    return TokenStream(
+        inputs.train,
+        global_batch_size=config.training.global_batch_size,
+        micro_batch_size=config.training.micro_batch_size,
+        data_rank=layout.data_rank(rank),
+        data_size=layout.data_size,
+        end_of_document=inputs.end_of_document,
+    )
+
+
+def _recorder(config: RunConfig, place: Place) -> Recorder:
+    total_steps, precision = config.training.steps, config.training.precision
+    peak, convention = config.monitor.peak_flops_per_second, f"{precision} peak as configured"
+    if peak is None:
+        peak = measure_peak_flops(place.device, AUTOCAST_DTYPES[precision] or torch.float32)
+        convention = f"{precision} matrix products as measured at the start"
+    facts = RunFacts(
+        total_steps=total_steps,
+        flops_per_token=flops_per_token(config.model, config.data.train.sequence_length),
+        peak_flops_per_second=place.peers.sum([peak])[0],
+        precision=convention,
+    )
+    is_first = place.world.rank == 0
+    folder: Path = place.folder.path
+    return Recorder(
+        config=config.monitor,
+        sinks=sinks_for(config.monitor, folder=folder, total_steps=total_steps) if is_first else (),
+        facts=facts,
+        memory_bytes=lambda: peak_memory_bytes(place.device),
+    )
+
+
+def _evaluation_plan(config: RunConfig) -> EvaluationPlan:
+    training = config.training
+    return EvaluationPlan(
+        every_steps=training.evaluate_every_steps,
+        last_step=training.steps,
+        max_samples=training.evaluate_samples,
+        batch_size=training.micro_batch_size,
+    )

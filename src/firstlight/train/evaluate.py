@@ -1,0 +1,83 @@
+"""Loss on held-out text, the same whatever the number of ranks."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from firstlight.base.peers import Peers
+from firstlight.base.report import EvalReport
+from firstlight.data.gpt_dataset import Dataset
+from firstlight.data.stream import Batch
+from firstlight.parallel.engine import PlainEngine
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutSet:
+    """Samples to evaluate on, and how many bytes of text a token stands for where that is known."""
+
+    name: str
+    dataset: Dataset
+    bytes_per_token: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
+    """When and how much: `every_steps` 0 is only after `last_step`; `max_samples` of each set, `batch_size` at once."""
+
+    every_steps: int
+    last_step: int
+    max_samples: int
+    batch_size: int
+
+
+class Evaluator:
+    """Runs the model over held-out sets, samples dealt out over the ranks."""
+
+    def __init__(self, engine: PlainEngine, sets: Sequence[HeldOutSet], plan: EvaluationPlan, peers: Peers) -> None:
+        self._engine = engine
+        self._sets = sets
+        self._plan = plan
+        self._peers = peers
+
+    def due(self, step: int) -> bool:
+        """Whether to evaluate after `step`."""
+        if not self._sets:
+            return False
+        every = self._plan.every_steps
+        return step == self._plan.last_step or (every > 0 and step % every == 0)
+
+    def run(self, step: int) -> list[EvalReport]:
+        """The mean next-token loss of each set. Collective."""
+        return [self._evaluate(held_out, step) for held_out in self._sets]
+
+    def _evaluate(self, held_out: HeldOutSet, step: int) -> EvalReport:
+        sums = [0.0, 0.0]
+        for batch in self._batches(held_out.dataset):
+            loss, tokens = self._engine.evaluate(batch)
+            sums = [sums[0] + loss, sums[1] + tokens]
+        loss, tokens = self._peers.sum(sums)
+        return EvalReport(
+            step=step,
+            name=held_out.name,
+            loss=loss / tokens,
+            tokens=int(tokens),
+            bytes_per_token=held_out.bytes_per_token,
+        )
+
+    def _batches(self, dataset: Dataset) -> Iterator[Batch]:
+        """This rank's share. Every rank gets equally many batches of one shape, since sharded models run in step;
+        what is too much is masked out."""
+        num_samples = min(len(dataset), self._plan.max_samples)
+        size, ranks = self._plan.batch_size, self._peers.size
+        mine = list(range(self._peers.rank, num_samples, ranks))
+        sample = np.empty(dataset.sequence_length + 1, np.int64)
+        for start in range(0, math.ceil(num_samples / ranks), size):
+            tokens = np.zeros((size, dataset.sequence_length), np.int64)
+            labels = np.zeros_like(tokens)
+            mask = np.zeros(tokens.shape, np.float32)
+            for row, number in enumerate(mine[start : start + size]):
+                real = dataset.fill(number, sample)
+                tokens[row], labels[row], mask[row, : real - 1] = sample[:-1], sample[1:], 1
+            yield Batch(tokens=tokens, labels=labels, loss_mask=mask, samples=size * ranks)

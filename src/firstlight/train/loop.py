@@ -1,0 +1,78 @@
+"""The loop. It knows an engine, a checkpointer, a guard and a recorder, and nothing of what is behind them."""
+
+from dataclasses import dataclass
+
+from firstlight.base.report import StepReport
+from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.observe.recorder import Recorder
+from firstlight.parallel.engine import PlainEngine
+from firstlight.resilience.guard import Guard
+from firstlight.resilience.verdict import Stop
+from firstlight.train.evaluate import Evaluator
+from firstlight.train.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the loop calls."""
+
+    engine: PlainEngine
+    checkpointer: Checkpointer
+    guard: Guard
+    recorder: Recorder
+    evaluator: Evaluator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended: the step it started from and the step it reached."""
+
+    first_step: int
+    step: int
+    reason: str
+    exit_code: int = 0
+
+
+def run(parts: Parts, state: TrainState) -> Outcome:
+    """Take optimizer steps until all are done or the guard stops the run. The last state is always saved."""
+    first_step = parts.checkpointer.restore(state) or 0
+    outcome = None
+    with parts.guard.armed(), parts.recorder.open(state.step, samples=state.samples, tokens=state.tokens):
+        while not state.finished() and outcome is None:
+            report = train_step(parts, state)
+            parts.recorder.record(report)
+            verdict = parts.guard.judge(report)
+            if isinstance(verdict, Stop):
+                outcome = Outcome(
+                    first_step=first_step, step=state.step, reason=verdict.reason, exit_code=verdict.exit_code
+                )
+            elif parts.evaluator.due(state.step):
+                with parts.recorder.span("evaluate"):
+                    evaluations = parts.evaluator.run(state.step)
+                for evaluation in evaluations:
+                    parts.recorder.record(evaluation)
+            if outcome or state.finished() or parts.checkpointer.due(state.step):
+                with parts.recorder.span("checkpoint"):
+                    parts.checkpointer.save(state)
+    return outcome or Outcome(first_step=first_step, step=state.step, reason="all steps are done")
+
+
+def train_step(parts: Parts, state: TrainState) -> StepReport:
+    """One optimizer step: fetch, forward and backward, update."""
+    span = parts.recorder.span
+    with span("data"):
+        batch = next(state.data)
+    with span("forward_backward"):
+        loss = parts.engine.forward_backward(batch)
+    learning_rate = state.optimizer.learning_rate
+    with span("optimizer"):
+        update = state.optimizer.step()
+    state.advance(batch, sequence_length=batch.tokens.shape[1])
+    return StepReport(
+        step=state.step,
+        loss=loss,
+        update=update,
+        learning_rate=learning_rate,
+        samples=state.samples,
+        tokens=state.tokens,
+    )

@@ -1,0 +1,112 @@
+"""A run's output folder: what lies where, and whose run it is."""
+
+import json
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from firstlight import __version__
+from firstlight.base.errors import InputError
+from firstlight.checkpoint.files import replace_durably
+from firstlight.config.load import dump, load
+from firstlight.config.schema import RunConfig
+
+_FREE_SECTIONS = ("parallelism", "recompute", "checkpoint", "resilience", "monitor")
+"""Sections that may change when a run goes on: they say how it is computed and watched, not what."""
+
+_FREE_KEYS = (
+    "data.evaluate",
+    "data.tokenizer",
+    "data.train.sources",
+    "training.micro_batch_size",
+    "training.evaluate_every_steps",
+    "training.evaluate_samples",
+    "training.output_folder",
+    "training.deterministic",
+)
+"""Likewise; the training data is held to its fingerprint in the checkpoint, wherever its files lie."""
+
+_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Paths within an output folder."""
+
+    path: Path
+
+    @property
+    def configuration(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def facts(self) -> Path:
+        return self.path / "run.json"
+
+    def claim(self, config: RunConfig) -> None:
+        """Make the folder this run's own: create it, or check that it holds an earlier part of the same run.
+
+        Raises InputError when it belongs to another run, or holds something else. The first rank calls it.
+        """
+        if self.configuration.exists():
+            differences = list(_differences(load(self.configuration).config, config))
+            if differences:
+                lines = "\n".join(f"  {line}" for line in differences)
+                raise InputError(
+                    f"{self.path} holds another run, which differs in:\n{lines}\n"
+                    "Use another training.output_folder, or the configuration that the run was started with"
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise InputError(
+                f"{self.path} is not empty and holds no run (no config.yaml); use another training.output_folder"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_durably(self.configuration, dump(config).encode())
+        if config.data.tokenizer != self.tokenizer:
+            shutil.copyfile(_tokenizer_file(config.data.tokenizer), self.tokenizer)
+
+    def record_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write `run.json`: what the run is made of, and the versions that it runs on."""
+        versions = {"firstlight": __version__, "python": platform.python_version()}
+        versions |= {package: version(package) for package in _PACKAGES}
+        text = json.dumps({**facts, "versions": versions}, indent=1)
+        replace_durably(self.facts, text.encode())
+
+
+def open_run(path: Path) -> tuple[RunFolder, RunConfig]:
+    """An existing run's folder and configuration. Raises InputError when there is none."""
+    folder = RunFolder(path=path)
+    if not folder.configuration.exists():
+        raise InputError(f"{path} is not a run's output folder: it has no config.yaml")
+    return folder, load(folder.configuration).config
+
+
+def _differences(old: RunConfig, new: RunConfig) -> Iterator[str]:
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    for key in sorted(before.keys() | after.keys()):
+        is_free = key.partition(".")[0] in _FREE_SECTIONS or any(key.startswith(free) for free in _FREE_KEYS)
+        if not is_free and before.get(key) != after.get(key):
+            yield f"{key}: {before.get(key)!r} there, {after.get(key)!r} here"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _tokenizer_file(path: Path) -> Path:
+    return path / "tokenizer.json" if path.is_dir() else path

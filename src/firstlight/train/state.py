@@ -1,0 +1,77 @@
+"""TrainState: everything that must survive a restart.
+
+Training draws no random numbers: initial weights follow from the seed and their names, the order of the data from the
+seed and the position. So there is no generator to save.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from firstlight.base.errors import InputError
+from firstlight.data.stream import Batch, TokenStream
+from firstlight.models.decoder import Decoder
+from firstlight.optim.optimizer import Optimizer
+from firstlight.parallel.apply import buffer_names, parameter_names
+from firstlight.resilience.guard import Guard
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """The run after `step` steps. `data_fingerprint` marks the data set that `data` reads."""
+
+    model: Decoder
+    optimizer: Optimizer
+    data: TokenStream
+    data_fingerprint: str
+    guard: Guard
+    total_steps: int
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.total_steps
+
+    def advance(self, batch: Batch, *, sequence_length: int) -> None:
+        """Count one step that consumed the global batch of `batch`."""
+        self.step += 1
+        self.samples += batch.samples
+        self.tokens += batch.samples * sequence_length
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The live tensors: `model/...` parameters and router biases, `optimizer/...` moments."""
+        return model_tensors(self.model) | {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is not a tensor, as plain values."""
+        return {
+            "step": self.step,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "optimizer": self.optimizer.state_dict(),
+            "data": {**self.data.state_dict(), "fingerprint": self.data_fingerprint},
+            "guard": self.guard.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave. Raises InputError when it was trained on other data."""
+        saved = state["data"]["fingerprint"]
+        if saved != self.data_fingerprint:
+            raise InputError(
+                f"the training data has changed since the checkpoint at step {state['step']}: its fingerprint is "
+                f"{self.data_fingerprint[:16]}..., the checkpoint's {saved[:16]}...; restore the data set, or start "
+                "in another output folder"
+            )
+        self.step, self.samples, self.tokens = state["step"], state["samples"], state["tokens"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.data.load_state_dict(state["data"])
+        self.guard.load_state_dict(state["guard"])
+
+
+def model_tensors(model: Decoder) -> dict[str, Tensor]:
+    """Parameters and buffers under the names that checkpoints use."""
+    return {f"model/{name}": tensor for name, tensor in (parameter_names(model) | buffer_names(model)).items()}
