@@ -55,8 +55,17 @@ def worker_environment(*, store_folder: Path, threads: int) -> dict[str, str]:
 
 
 def set_variables(variables: dict[str, str]) -> None:
-    """Put `variables` into this process's environment, for the processes that it starts."""
+    """Put `variables` into this process's environment, for libraries it loads later and processes it starts."""
     os.environ.update(variables)
+
+
+def ask_for_reproducible_products() -> None:
+    """Make MKL's matrix products independent of the number of threads; to be called before torch is loaded.
+
+    AUTO keeps the processor's own instruction set, with static scheduling and ordered reductions. Without it a run of
+    two processes with one thread each cannot repeat, to the bit, one process with two. A user's own value is kept.
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
 def leave_exit_code(world: World, exit_code: int) -> None:

@@ -8,6 +8,7 @@ import typer
 from firstlight import __version__
 from firstlight.base import log
 from firstlight.base.errors import FirstlightError
+from firstlight.base.world import ask_for_reproducible_products
 from firstlight.cli import config, data, run, train
 
 EXIT_CODES = (
@@ -46,6 +47,7 @@ def options(
 def main() -> None:
     """Run the command line; a FirstlightError becomes one message on stderr and its exit code."""
     log.set_up()
+    ask_for_reproducible_products()
     try:
         app()
     except FirstlightError as error:

@@ -88,13 +88,18 @@ class Decoder(nn.Module):
         depths = model.multi_token_prediction.num_layers if model.multi_token_prediction else 0
         self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(depths))
 
-    def forward(self, tokens_bs: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> LossSums:
-        """The loss sums of a micro-batch: int64 tokens, the tokens that follow them, and which of these count."""
+    def forward(
+        self, tokens_bs: Tensor, labels_bs: Tensor, mask_bs: Tensor, *, predicts_ahead: bool = True
+    ) -> LossSums:
+        """The loss sums of a micro-batch: int64 tokens, the tokens that follow them, and which of these count.
+
+        Without `predicts_ahead` the MTP layers rest, as an evaluation of the next token has no need of them.
+        """
         rope = self._rope(tokens_bs)
         hidden_bsd, loads = self._trunk(tokens_bs, rope)
         lm = self._cross_entropy(hidden_bsd, labels_bs, mask_bs)
         mtp_losses = []
-        for layer in self.mtp:
+        for layer in self.mtp if predicts_ahead else ():
             # At depth k position i has seen the labels up to i + k - 1: embed the last of them, predict the next.
             hidden_bsd, load = layer(hidden_bsd, self.embedding(labels_bs), rope)
             loads.append(load)

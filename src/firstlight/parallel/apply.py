@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -18,6 +18,7 @@ from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, units_of
 from firstlight.models.initialization import initial_slice
 from firstlight.models.moe import TopKRouter
+from firstlight.parallel.device import gradient_sum_dtype
 
 
 def build_parallel(
@@ -34,7 +35,7 @@ def build_parallel(
     if recompute.kind == "full":
         apply_activation_checkpointing(model, check_fn=lambda module: module in units)
     if layout.world_size > 1:
-        _shard(model, _mesh(layout, device))
+        _shard(model, _mesh(layout, device), gradient_sum_dtype(device))
     model.to_empty(device=device)
     _initialise(model, std=config.initializer_range, seed=seed)
     return model
@@ -73,22 +74,15 @@ def sum_over_shards(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return summed
 
 
-def gradient_sync(model: nn.Module) -> Callable[[bool], None]:
-    """A switch: whether the next backward pass reduces gradients over ranks."""
-    if isinstance(model, FSDPModule):
-        return model.set_requires_gradient_sync
-    return lambda _is_on: None
-
-
 def _mesh(layout: Layout, device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, (layout.dp_replicate, layout.dp_shard), mesh_dim_names=AXES)
 
 
-def _shard(model: Decoder, mesh: DeviceMesh) -> None:
+def _shard(model: Decoder, mesh: DeviceMesh, sum_dtype: torch.dtype) -> None:
     mesh = mesh if mesh["dp_replicate"].size() > 1 else mesh["dp_shard"]
     for unit in units_of(model):
-        fully_shard(unit, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(unit, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=sum_dtype))
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=sum_dtype))
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # The loss is already divided by the counts of the whole global batch: gradients are sums.

@@ -15,7 +15,7 @@ from firstlight.base.report import LossReport
 from firstlight.config.model import ModelConfig, MoeFeedForward
 from firstlight.models.balancing import BiasBalancing, max_violation
 from firstlight.models.decoder import Decoder, LossSums
-from firstlight.parallel.apply import gradient_sync
+from firstlight.parallel.gradients import gradient_sum
 
 
 class HostBatch(Protocol):
@@ -88,7 +88,7 @@ class PlainEngine:
         self._autocast_dtype = autocast_dtype
         self._sum_over_ranks = sum_over_ranks
         self._balancing = balancing
-        self._set_gradient_sync = gradient_sync(model)
+        self._gradients = gradient_sum(model)
         self._device = next(model.parameters()).device
 
     def forward_backward(self, batch: HostBatch) -> LossReport:
@@ -99,9 +99,10 @@ class PlainEngine:
         micro_batches = rows.micro_batches(self._micro_batch_size)
         sums: list[LossSums] = []
         for index, micro_batch in enumerate(micro_batches):
-            self._set_gradient_sync(index == len(micro_batches) - 1)
+            self._gradients.before(index, len(micro_batches))
             out = self._forward(micro_batch)
             weigh(out, normalizers, config).backward()
+            self._gradients.after(index, len(micro_batches))
             sums.append(LossSums(*(part.detach() for part in out)))
         return self._report(sums, normalizers)
 
@@ -109,12 +110,13 @@ class PlainEngine:
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:
         """Sum of the next-token losses and number of unmasked tokens of `batch`, on this rank alone."""
         rows = Rows.of(batch, self._device)
-        lm = sum(float(self._forward(part).lm) for part in rows.micro_batches(self._micro_batch_size))
+        parts = rows.micro_batches(self._micro_batch_size)
+        lm = sum(float(self._forward(part, predicts_ahead=False).lm) for part in parts)
         return lm, float(rows.mask.sum())
 
-    def _forward(self, rows: Rows) -> LossSums:
+    def _forward(self, rows: Rows, *, predicts_ahead: bool = True) -> LossSums:
         with torch.autocast(rows.tokens.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            out: LossSums = self._model(rows.tokens, rows.labels, rows.mask)
+            out: LossSums = self._model(rows.tokens, rows.labels, rows.mask, predicts_ahead=predicts_ahead)
         return out
 
     def _report(self, sums: list[LossSums], normalizers: Normalizers) -> LossReport:

@@ -71,7 +71,9 @@ class Evaluator:
         what is too much is masked out."""
         num_samples = min(len(dataset), self._plan.max_samples)
         size, ranks = self._plan.batch_size, self._peers.size
-        mine = list(range(self._peers.rank, num_samples, ranks))
+        # Spread over the whole set: its first samples may all be of one document.
+        chosen = [number * len(dataset) // num_samples for number in range(num_samples)]
+        mine = chosen[self._peers.rank :: ranks]
         sample = np.empty(dataset.sequence_length + 1, np.int64)
         for start in range(0, math.ceil(num_samples / ranks), size):
             tokens = np.zeros((size, dataset.sequence_length), np.int64)
