@@ -1,7 +1,11 @@
 """What a rank may ask of all the others; rooms without torch decide together through it."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from firstlight.base.errors import FirstlightError
+
+Result = TypeVar("Result")
 
 
 class Peers(Protocol):
@@ -43,3 +47,33 @@ class Alone:
 
     def any_true(self, value: bool, /) -> bool:
         return value
+
+
+class PeerFailed(FirstlightError):
+    """Another rank failed, and has said why; this one only ends, with the same exit code."""
+
+    def __init__(self, rank: int, exit_code: int) -> None:
+        super().__init__(f"rank {rank} failed")
+        self.exit_code = exit_code
+
+
+def together(peers: Peers, act: Callable[[], Result]) -> Result:
+    """`act()` on every rank, going on only when it failed on none. A collective.
+
+    The first rank that failed raises its own FirstlightError, the others PeerFailed: what went wrong is said once.
+    """
+    result: Result | None = None
+    failure: FirstlightError | None = None
+    try:
+        result = act()
+    except FirstlightError as error:
+        failure = error
+    codes = [0.0] * peers.size
+    codes[peers.rank] = float(failure.exit_code) if failure else 0.0
+    failed = [(rank, int(code)) for rank, code in enumerate(peers.sum(codes)) if code]
+    if not failed:
+        return result  # type: ignore[return-value]  # act() returned it
+    first, exit_code = failed[0]
+    if failure is not None and first == peers.rank:
+        raise failure
+    raise PeerFailed(first, exit_code)

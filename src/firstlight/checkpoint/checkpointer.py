@@ -1,7 +1,6 @@
 """The face of the room: when to save, save, restore the newest good one, keep the last few."""
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -67,10 +66,7 @@ class Checkpointer:
         )
         self._writer.write(step_folder(state.step), state.tensors(), manifest)
         self._known_step = state.step
-        if self._peers.rank == 0:
-            for old in candidates(self._folder)[self._config.keep_last :]:
-                shutil.rmtree(old)
-        self._peers.barrier()
+        self._writer.remove(candidates(self._folder)[self._config.keep_last :])
 
     def restore(self, state: Stateful) -> int | None:
         """Fill `state` from the newest checkpoint that loads on all ranks; its step, or None when there is none.

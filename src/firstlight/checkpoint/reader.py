@@ -36,8 +36,9 @@ def _files_of(folder: Path, manifest: Manifest, name: str, shard: LocalShard) ->
         raise UnusableCheckpoint(
             f"{folder}: tensor {name} has shape {list(record.shape)}, this run's has {list(shard.global_shape)}"
         )
+    # Each block counts once, wherever it is stored: two copies of one do not fill a hole.
     overlaps = [(saved, _overlap(saved, shard)) for saved in record.shards]
-    covered = sum(_volume(region) for _, region in overlaps if region is not None)
+    covered = sum(_volume(region) for region in {region for _, region in overlaps if region is not None})
     if covered != shard.data.numel():
         raise UnusableCheckpoint(f"{folder}: {covered} of {shard.data.numel()} elements of {name} are there")
     return (saved.file for saved, region in overlaps if region is not None)
@@ -51,8 +52,9 @@ def _read_file(path: Path, manifest: Manifest, shards: Mapping[str, LocalShard])
                 for saved in manifest.tensors[name].shards:
                     region = _overlap(saved, shard) if saved.file == path.name else None
                     if region is not None:
-                        source = file.get_slice(name.partition("/")[2])
-                        block = source[_within(region, saved.offset)] if region else source[:]
+                        key = name.partition("/")[2]
+                        source = file.get_slice(key)
+                        block = source[_within(region, saved.offset)] if region else file.get_tensor(key)
                         shard.data[_within(region, shard.offset)].copy_(block)
     except (SafetensorError, OSError) as error:
         raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None

@@ -1,16 +1,15 @@
 """Writes one checkpoint: aside, every rank its part, manifest last, then one rename."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from firstlight.base.errors import FirstlightError
-from firstlight.base.log import get_logger
-from firstlight.base.peers import Peers
+from firstlight.base.peers import Peers, together
 from firstlight.checkpoint.files import flush_folder, replace_durably, write_durably, write_tensors
 from firstlight.checkpoint.manifest import (
     MANIFEST,
@@ -43,26 +42,21 @@ class CheckpointWriter:
         Raises FirstlightError on every rank when one of them could not write; the old checkpoints stay as they are.
         """
         staging = self._folder / (STAGING_PREFIX + name)
-        self._together(lambda: self._prepare(staging), only_first=True)
-        self._together(lambda: self._write_part(staging, tensors))
-        self._together(lambda: self._publish(staging, self._folder / name, manifest), only_first=True)
+        is_first = self._peers.rank == 0
+        target = self._folder / name
+        together(self._peers, partial(_act, partial(self._prepare, staging) if is_first else None))
+        together(self._peers, partial(_act, partial(self._write_part, staging, tensors)))
+        together(self._peers, partial(_act, partial(self._publish, staging, target, manifest) if is_first else None))
 
-    def _together(self, act: Any, *, only_first: bool = False) -> None:
-        """Do a step on all ranks or on the first; go on only when nobody failed."""
-        failure: OSError | None = None
-        if not only_first or self._peers.rank == 0:
-            try:
-                act()
-            except OSError as error:
-                failure = error
-                get_logger().error(f"checkpoint not written: {error}")
-        if not self._peers.all_true(failure is None):
-            raise FirstlightError(f"checkpoint not written: {failure or 'another rank failed, see its line above'}")
+    def remove(self, old: Sequence[Path]) -> None:
+        """Remove published checkpoints, each whole before the eyes of a reader. Collective."""
+        together(self._peers, partial(_act, partial(_remove, old) if self._peers.rank == 0 else None))
 
     def _prepare(self, staging: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in [*self._folder.glob(STAGING_PREFIX + "*"), *self._folder.glob(REPLACED_PREFIX + "*")]:
-            shutil.rmtree(leftover)
+        for prefix in (STAGING_PREFIX, REPLACED_PREFIX):
+            for leftover in self._folder.glob(prefix + "*"):
+                shutil.rmtree(leftover)
         staging.mkdir()
 
     def _write_part(self, staging: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -88,11 +82,33 @@ class CheckpointWriter:
         write_durably(staging / MANIFEST, whole.model_dump_json(indent=1).encode())
         flush_folder(staging)
         if target.exists():
-            # A checkpoint that was refused when the run was restored: out of the way, and gone once the new one stands.
-            target.rename(target.with_name(REPLACED_PREFIX + target.name))
+            # A checkpoint that was refused when the run was restored: out of the way, and gone with the next save.
+            _set_aside(target)
         staging.rename(target)
         flush_folder(self._folder)
         replace_durably(self._folder / LATEST, (target.name + "\n").encode())
+
+
+def _remove(old: Sequence[Path]) -> None:
+    for folder in old:
+        shutil.rmtree(_set_aside(folder))
+
+
+def _set_aside(folder: Path) -> Path:
+    """Take a published checkpoint out of sight, in one rename; what is left of it goes with the next save."""
+    aside = folder.with_name(REPLACED_PREFIX + folder.name)
+    if aside.exists():
+        shutil.rmtree(aside)
+    return folder.rename(aside)
+
+
+def _act(step: Callable[[], None] | None) -> None:
+    """Do this rank's part, if it has one; a file that cannot be written is a failure with its reason."""
+    try:
+        if step is not None:
+            step()
+    except OSError as error:
+        raise FirstlightError(f"checkpoint not written: {error}") from error
 
 
 def _record(shard: LocalShard, file: str) -> TensorRecord:

@@ -8,6 +8,7 @@ import typer
 from firstlight import __version__
 from firstlight.base import log
 from firstlight.base.errors import FirstlightError
+from firstlight.base.peers import PeerFailed
 from firstlight.base.world import ask_for_reproducible_products
 from firstlight.cli import config, data, run, train
 
@@ -50,6 +51,8 @@ def main() -> None:
     ask_for_reproducible_products()
     try:
         app()
+    except PeerFailed as failure:
+        sys.exit(failure.exit_code)
     except FirstlightError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

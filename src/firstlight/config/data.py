@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from firstlight.config.section import AbsolutePath, Count, Positive, Section
 
@@ -14,10 +14,17 @@ class Source(Section):
     weight: Positive = 1.0
 
 
+def _at_least_one(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    # Not a length on the field: pydantic would call a list with one faulty item too short as well.
+    if not sources:
+        raise ValueError("is empty; name at least one data set")
+    return sources
+
+
 class TrainData(Section):
     """What the model learns from. `order: megatron` is Megatron-LM's GPTDataset order, to the bit."""
 
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    sources: Annotated[tuple[Source, ...], AfterValidator(_at_least_one)]
     order: Literal["megatron"] = "megatron"
     sequence_length: Count
     split: str = "1,0,0"

@@ -2,7 +2,6 @@
 
 import difflib
 import io
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
 from firstlight.base.errors import InputError
@@ -68,17 +68,32 @@ def _place(source: Source, path: KeyPath) -> str:
 def _describe(error: ValidationError, source: Source) -> Iterator[str]:
     for fault in error.errors(include_url=False):
         path = _written_path(fault["loc"], source.values)
+        if fault["type"].startswith("union_tag"):
+            path = (*path, _tag_key(fault["ctx"]))
         shown = ".".join(str(key) for key in path)
-        place = _place(source, path)
-        if fault["type"] == "extra_forbidden":
-            known = _known_keys(path[:-1], source.values)
-            yield f"{shown} is not a known key{_nearest(str(path[-1]), known)}{place}"
-        elif fault["type"] == "missing":
-            yield f"{shown} is missing{place}"
-        elif fault["type"] == "value_error":
-            yield f"{shown}: {fault['ctx']['error']}{place}"
-        else:
-            yield f"{shown} = {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}{place}"
+        yield f"{shown}{_what_is_wrong(fault, path, source.values)}{_place(source, path)}"
+
+
+def _what_is_wrong(fault: ErrorDetails, path: KeyPath, values: Any) -> str:
+    """The text behind the key that names the fault."""
+    match fault["type"]:
+        case "extra_forbidden":
+            return f" is not a known key{_advice(path, values)}"
+        case "missing":
+            return " is missing"
+        case "union_tag_not_found":
+            return f" is missing; use {_choices(path, values)}"
+        case "union_tag_invalid":
+            return f" = {fault['ctx']['tag']!r} is not known; use {_choices(path, values)}"
+        case "value_error":
+            return f": {fault['ctx']['error']}"
+        case _:
+            return f" = {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+
+
+def _tag_key(context: Mapping[str, Any]) -> str:
+    """`kind` or `type`: the key whose value chooses the section."""
+    return str(context["discriminator"]).strip("'")
 
 
 def _written_path(loc: KeyPath, values: Any) -> KeyPath:
@@ -95,32 +110,56 @@ def _written_path(loc: KeyPath, values: Any) -> KeyPath:
     return tuple(path)
 
 
-def _known_keys(path: KeyPath, values: Any) -> list[str]:
-    section: type[BaseModel] | None = RunConfig
-    node = values
-    for key in path:
-        node = node[key]
-        if isinstance(key, str) and section is not None:
-            section = _section_of(section.model_fields[key].annotation, node)
-    return list(section.model_fields) if section else []
-
-
-def _section_of(annotation: Any, value: Any) -> type[BaseModel] | None:
-    """The section class that `annotation` means for `value`: itself, an item's, or the union member of its tag."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = [_section_of(argument, value) for argument in typing.get_args(annotation) if argument is not types.NoneType]
-    sections = [section for section in found if section is not None]
-    tag = (value.get("kind") or value.get("type")) if isinstance(value, Mapping) else None
-    for section in sections:
-        tag_field = section.model_fields.get("kind") or section.model_fields.get("type")
-        if tag_field is not None and tag_field.default == tag:
-            return section
-    return sections[0] if sections else None
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
+def _advice(path: KeyPath, values: Any) -> str:
+    """What would do instead of the unknown key at the end of `path`."""
+    key = str(path[-1])
+    sections = _sections_at(path[:-1], values)
+    chosen = _chosen(sections, _value_at(path[:-1], values))
+    owners = [_tag(section) for section in sections if section is not chosen and key in section.model_fields]
+    if owners:
+        return f" of {_tag(chosen)}; it belongs to {_listed(owners)}"
+    known = list(chosen.model_fields)
     close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; known keys here: {', '.join(known)}"
+    return f"; did you mean {close[0]}?" if close else f"; known keys here: {', '.join(known)}"
+
+
+def _choices(path: KeyPath, values: Any) -> str:
+    """The values that the tag at the end of `path` may have."""
+    return _listed([_tag(section) for section in _sections_at(path[:-1], values)])
+
+
+def _sections_at(path: KeyPath, values: Any) -> list[type[BaseModel]]:
+    """The section classes that may stand at `path`: one, or the members of a tagged union."""
+    sections: list[type[BaseModel]] = [RunConfig]
+    for depth, key in enumerate(path):
+        if isinstance(key, str):
+            chosen = _chosen(sections, _value_at(path[:depth], values))
+            sections = _section_classes(chosen.model_fields[key].annotation)
+    return sections
+
+
+def _section_classes(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for argument in typing.get_args(annotation) for section in _section_classes(argument)]
+
+
+def _chosen(sections: Sequence[type[BaseModel]], value: Any) -> type[BaseModel]:
+    """The section whose tag `value` carries; the first where it carries none."""
+    tag = (value.get("kind") or value.get("type")) if isinstance(value, Mapping) else None
+    return next((section for section in sections if _tag(section) == tag), sections[0])
+
+
+def _tag(section: type[BaseModel]) -> str:
+    tag_field = section.model_fields.get("kind") or section.model_fields.get("type")
+    return str(tag_field.default) if tag_field else section.__name__
+
+
+def _value_at(path: KeyPath, values: Any) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -176,7 +176,8 @@ class ModelConfig(Section):
             return values
         heads, hidden = attention.get("num_attention_heads"), values.get("hidden_size")
         derived = dict(attention)
-        derived.setdefault("num_key_value_heads", heads)
+        if heads is not None:
+            derived.setdefault("num_key_value_heads", heads)
         if isinstance(heads, int) and isinstance(hidden, int) and heads > 0 and hidden % heads == 0:
             derived.setdefault("head_dim", hidden // heads)
         return {**values, "attention": derived}

@@ -1,21 +1,17 @@
 """YAML text to plain values that know where each of them stands; and `--set` overrides laid over them."""
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from firstlight.base.errors import InputError
 
 KeyPath = tuple[str | int, ...]
-
-_NUMBER_IN_WORDS = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+")
 
 
 @dataclass
@@ -42,16 +38,15 @@ def read_source(path: Path) -> Source:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"configuration file {path} cannot be read: {error}") from None
     try:
-        document = YAML(typ="rt", pure=True).load(io.StringIO(text))
-    except MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from None
+        values = _yaml().load(text)
+        root = _yaml().compose(text)
     except YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(document, dict):
+        line, problem = _problem(error)
+        raise InputError(f"{path}{line}: not valid YAML: {problem}") from None
+    if not isinstance(values, dict):
         raise InputError(f"{path}: holds no configuration; expected sections such as `model:` and `data:`")
-    source = Source(values={})
-    source.values = _plain(document, (), source.origins, path.name)
+    source = Source(values=_with_text_keys(values))
+    _note_origins(root, (), source.origins, path.name)
     return source
 
 
@@ -63,62 +58,85 @@ def apply_overrides(source: Source, overrides: Sequence[str]) -> None:
         if not equals or not all(path):
             raise InputError(f"--set {text}: expected KEY=VALUE, such as optimizer.learning_rate=1e-3")
         try:
-            value = YAML(typ="safe", pure=True).load(value_text) if value_text.strip() else None
+            value = _yaml().load(value_text) if value_text.strip() else None
         except YAMLError as error:
-            raise InputError(f"--set {text}: the value is not valid YAML: {error}") from None
-        _assign(source, path, _number(value), f"--set {text}")
+            _, problem = _problem(error)
+            raise InputError(f"--set {text}: the value is not valid YAML: {problem}") from None
+        _assign(source, path, _with_text_keys(value), f"--set {text}")
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+def _problem(error: YAMLError) -> tuple[str, str]:
+    """Where (`:12`) and what, in one line."""
+    if isinstance(error, MarkedYAMLError):
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        return line, " ".join(str(error.problem or error.context).split())
+    return "", " ".join(str(error).split())
 
 
 def _assign(source: Source, path: tuple[str, ...], value: Any, origin: str) -> None:
+    typed: KeyPath = tuple(int(key) if _is_index(key) else key for key in path)
     node: Any = source.values
     for depth, key in enumerate(path[:-1]):
-        node = _descend(node, key, ".".join(path[: depth + 1]), origin)
-    last = _index(node, path[-1], ".".join(path), origin) if isinstance(node, list) else path[-1]
+        is_new = isinstance(node, dict) and node.get(key) is None
+        node = _descend(node, key, ".".join(path[:depth]), origin)
+        if is_new:
+            source.origins[typed[: depth + 1]] = origin
+    last = _index(node, path[-1], ".".join(path[:-1]), origin) if isinstance(node, list) else path[-1]
     node[last] = value
-    typed: KeyPath = tuple(int(key) if key.isdigit() else key for key in path)
     for known in [known for known in source.origins if known[: len(typed)] == typed]:
         del source.origins[known]
     source.origins[typed] = origin
 
 
-def _descend(node: Any, key: str, shown: str, origin: str) -> Any:
+def _descend(node: Any, key: str, place: str, origin: str) -> Any:
+    """The section or list under `key` of the section or list `node` at `place`; a section that is not there is made."""
     if isinstance(node, list):
-        return node[_index(node, key, shown, origin)]
-    child = node.get(key)
-    if child is None:
-        child = node[key] = {}
+        child = node[_index(node, key, place, origin)]
+    else:
+        child = node.get(key)
+        if child is None:
+            child = node[key] = {}
     if not isinstance(child, dict | list):
+        shown = f"{place}.{key}" if place else key
         raise InputError(f"{origin}: {shown} = {child!r} is a value, not a section")
     return child
 
 
-def _index(node: list[Any], key: str, shown: str, origin: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
-        raise InputError(f"{origin}: {shown} is a list of {len(node)}; use an index from 0 to {len(node) - 1}")
+def _index(node: list[Any], key: str, place: str, origin: str) -> int:
+    if not node:
+        raise InputError(f"{origin}: {place} is an empty list; set the whole of it")
+    if not _is_index(key) or int(key) >= len(node):
+        usable = "0" if len(node) == 1 else f"0 to {len(node) - 1}"
+        raise InputError(f"{origin}: {place} is a list of {len(node)} and has no index {key}; use {usable}")
     return int(key)
 
 
-def _plain(node: Any, path: KeyPath, origins: dict[KeyPath, str], name: str) -> Any:
-    """ruamel's round-trip containers as plain ones, noting the line of every key and item."""
-    if isinstance(node, CommentedMap):
-        for key in node:
-            origins[(*path, str(key))] = f"{name}:{node.lc.key(key)[0] + 1}"
-        return {str(key): _plain(value, (*path, str(key)), origins, name) for key, value in node.items()}
-    if isinstance(node, CommentedSeq):
-        for index in range(len(node)):
-            origins[(*path, index)] = f"{name}:{node.lc.item(index)[0] + 1}"
-        return [_plain(value, (*path, index), origins, name) for index, value in enumerate(node)]
-    return _number(node)
+def _is_index(key: str) -> bool:
+    return key.isascii() and key.isdecimal()
 
 
-def _number(value: Any) -> Any:
-    """Plain numbers from ruamel's annotated ones, and 1e-3 (a string in YAML's grammar) as the number it is."""
-    if isinstance(value, bool) or value is None:
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, str) and _NUMBER_IN_WORDS.fullmatch(value):
-        return float(value)
-    return str(value) if isinstance(value, str) else value
+def _note_origins(node: Node, path: KeyPath, origins: dict[KeyPath, str], name: str) -> None:
+    """Note the line of every key and item. What comes by a merge (`<<`) has the place of its section."""
+    if isinstance(node, MappingNode):
+        for key_node, value_node in node.value:
+            child = (*path, str(key_node.value))
+            origins[child] = f"{name}:{key_node.start_mark.line + 1}"
+            _note_origins(value_node, child, origins, name)
+    elif isinstance(node, SequenceNode):
+        for index, item in enumerate(node.value):
+            child = (*path, index)
+            origins[child] = f"{name}:{item.start_mark.line + 1}"
+            _note_origins(item, child, origins, name)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Keys as text, as the schema has them (`1: x` is a key 1 in YAML)."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_text_keys(item) for item in value]
+    return value

@@ -83,8 +83,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(model, layer) for layer in range(model.num_hidden_layers))
         self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
         self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
-        if model.tie_word_embeddings:
-            self.head.weight = self.embedding.weight
+        self._tie()
         depths = model.multi_token_prediction.num_layers if model.multi_token_prediction else 0
         self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(depths))
 
@@ -108,6 +107,12 @@ class Decoder(nn.Module):
         balance, load_me = _join_loads([load for load in loads if load is not None], lm)
         return LossSums(lm, torch.stack(mtp_losses) if mtp_losses else lm.new_zeros(0), balance, load_me)
 
+    def allocate(self, device: torch.device) -> None:
+        """Give a module that was built under `torch.device("meta")` memory, uninitialised, on `device`."""
+        self.to_empty(device=device)
+        # Every module has received memory of its own, also those that share.
+        self._tie()
+
     def logits(self, tokens_bs: Tensor) -> Tensor:
         """Scores of the next token at every position, [b, s, v]."""
         hidden_bsd, _ = self._trunk(tokens_bs, self._rope(tokens_bs))
@@ -125,6 +130,10 @@ class Decoder(nn.Module):
             hidden_bsd, _ = layer(hidden_bsd[:, :length], embedded, self._rope(tokens_bs[:, :length]))
             out.append(self.head(hidden_bsd))
         return out
+
+    def _tie(self) -> None:
+        if self.config.tie_word_embeddings:
+            self.head.weight = self.embedding.weight
 
     def _rope(self, tokens_bs: Tensor) -> RotaryTable:
         attention = self.config.attention

@@ -37,6 +37,11 @@ class SwiGlu(nn.Module):
         return out
 
 
+def yarn_multiplier(yarn: YarnScaling) -> float:
+    """What cosines and sines are multiplied by; 1 where both temperatures are alike, as in the released models."""
+    return yarn_mscale(yarn.factor, yarn.mscale) / yarn_mscale(yarn.factor, yarn.mscale_all_dim)
+
+
 def rotary_table(rope: Rope, width: int, length: int, device: torch.device) -> RotaryTable:
     """Angles of positions 0 to length - 1 for a rotated width of `width`, with the configured scaling."""
     plain_f = frequencies(width, rope.theta, device=device)
@@ -51,7 +56,7 @@ def rotary_table(rope: Rope, width: int, length: int, device: torch.device) -> R
                 beta_fast=yarn.beta_fast,
                 beta_slow=yarn.beta_slow,
             )
-            multiplier = yarn_mscale(yarn.factor, yarn.mscale) / yarn_mscale(yarn.factor, yarn.mscale_all_dim)
+            multiplier = yarn_multiplier(yarn)
         case Llama3Scaling() as llama3:
             used_f = llama3_frequencies(
                 plain_f,

@@ -36,7 +36,7 @@ def build_parallel(
         apply_activation_checkpointing(model, check_fn=lambda module: module in units)
     if layout.world_size > 1:
         _shard(model, _mesh(layout, device), gradient_sum_dtype(device))
-    model.to_empty(device=device)
+    model.allocate(device)
     _initialise(model, std=config.initializer_range, seed=seed)
     return model
 

@@ -43,7 +43,7 @@ class Evaluator:
 
     def due(self, step: int) -> bool:
         """Whether to evaluate after `step`."""
-        if not self._sets:
+        if not self._sets or step == 0:
             return False
         every = self._plan.every_steps
         return step == self._plan.last_step or (every > 0 and step % every == 0)

@@ -38,6 +38,7 @@ def run(parts: Parts, state: TrainState) -> Outcome:
     first_step = parts.checkpointer.restore(state) or 0
     outcome = None
     with parts.guard.armed(), parts.recorder.open(state.step, samples=state.samples, tokens=state.tokens):
+        evaluate_if_due(parts, state)
         while not state.finished() and outcome is None:
             report = train_step(parts, state)
             parts.recorder.record(report)
@@ -46,15 +47,23 @@ def run(parts: Parts, state: TrainState) -> Outcome:
                 outcome = Outcome(
                     first_step=first_step, step=state.step, reason=verdict.reason, exit_code=verdict.exit_code
                 )
-            elif parts.evaluator.due(state.step):
-                with parts.recorder.span("evaluate"):
-                    evaluations = parts.evaluator.run(state.step)
-                for evaluation in evaluations:
-                    parts.recorder.record(evaluation)
+            else:
+                evaluate_if_due(parts, state)
             if outcome or state.finished() or parts.checkpointer.due(state.step):
                 with parts.recorder.span("checkpoint"):
                     parts.checkpointer.save(state)
     return outcome or Outcome(first_step=first_step, step=state.step, reason="all steps are done")
+
+
+def evaluate_if_due(parts: Parts, state: TrainState) -> None:
+    """Evaluate after a step that is due and was not evaluated yet: a run that was stopped there makes up for it."""
+    if state.evaluated_step == state.step or not parts.evaluator.due(state.step):
+        return
+    with parts.recorder.span("evaluate"):
+        evaluations = parts.evaluator.run(state.step)
+    for evaluation in evaluations:
+        parts.recorder.record(evaluation)
+    state.evaluated_step = state.step
 
 
 def train_step(parts: Parts, state: TrainState) -> StepReport:

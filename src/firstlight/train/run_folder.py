@@ -68,14 +68,23 @@ class RunFolder:
                     f"{self.path} holds another run, which differs in:\n{lines}\n"
                     "Use another training.output_folder, or the configuration that the run was started with"
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self._foreign_files():
             raise InputError(
                 f"{self.path} is not empty and holds no run (no config.yaml); use another training.output_folder"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        replace_durably(self.configuration, dump(config).encode())
-        if config.data.tokenizer != self.tokenizer:
-            shutil.copyfile(_tokenizer_file(config.data.tokenizer), self.tokenizer)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_durably(self.configuration, dump(config).encode())
+            if config.data.tokenizer != self.tokenizer:
+                shutil.copyfile(_tokenizer_file(config.data.tokenizer), self.tokenizer)
+        except OSError as error:
+            raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
+
+    def _foreign_files(self) -> bool:
+        """Whether something lies here that no run has left, be it one that was killed while it claimed the folder."""
+        if not self.path.is_dir():
+            return False
+        return any(not entry.name.startswith(self.configuration.name) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`: what the run is made of, and the versions that it runs on."""

@@ -31,6 +31,8 @@ class TrainState:
     step: int = 0
     samples: int = 0
     tokens: int = 0
+    evaluated_step: int = 0
+    """The last step after which the held-out sets were evaluated."""
 
     def finished(self) -> bool:
         """Whether all steps are done."""
@@ -52,6 +54,7 @@ class TrainState:
             "step": self.step,
             "samples": self.samples,
             "tokens": self.tokens,
+            "evaluated_step": self.evaluated_step,
             "optimizer": self.optimizer.state_dict(),
             "data": {**self.data.state_dict(), "fingerprint": self.data_fingerprint},
             "guard": self.guard.state_dict(),
@@ -67,6 +70,7 @@ class TrainState:
                 "in another output folder"
             )
         self.step, self.samples, self.tokens = state["step"], state["samples"], state["tokens"]
+        self.evaluated_step = state["evaluated_step"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.data.load_state_dict(state["data"])
         self.guard.load_state_dict(state["guard"])

@@ -37,7 +37,7 @@ def load_trained(path: Path) -> TrainedRun:
     device = pick_device(0, local_size=1)
     with torch.device("meta"):
         model = family_of(config.model).build(config.model)
-    model.to_empty(device=device)
+    model.allocate(device)
     manifest = load_newest(folder.checkpoints, model_tensors(model))
     get_logger().info("%s: the model after step %d of %d", path, manifest.step, config.training.steps)
     return TrainedRun(folder=folder, config=config, model=model.eval(), step=manifest.step)

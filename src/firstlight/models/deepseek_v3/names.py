@@ -3,6 +3,7 @@
 from typing import Any
 
 from firstlight.config.model import ModelConfig, MoeFeedForward, MultiHeadLatentAttention, Rope, YarnScaling
+from firstlight.models.layers import yarn_multiplier
 from firstlight.models.names import NameTable, block_rows
 
 BLOCK = (
@@ -109,4 +110,10 @@ def _feed_forward_json(model: ModelConfig, feed_forward: Any) -> dict[str, Any]:
 def _rope_parameters(rope: Rope) -> dict[str, Any]:
     if not isinstance(rope.scaling, YarnScaling):
         return {"rope_type": "default", "rope_theta": rope.theta}
-    return {"rope_type": "yarn", "rope_theta": rope.theta, **rope.scaling.model_dump(exclude={"kind"})}
+    return {
+        "rope_type": "yarn",
+        "rope_theta": rope.theta,
+        **rope.scaling.model_dump(exclude={"kind"}),
+        # Said outright: where mscale_all_dim is 0, transformers derives another one from mscale than DeepSeek does.
+        "attention_factor": yarn_multiplier(rope.scaling),
+    }

@@ -1,0 +1,431 @@
+"""Our models against transformers': logits, losses, every gradient, the router's choices; and what we export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+from transformers.modeling_layers import MtpModel
+
+from firstlight.base.peers import Alone
+from firstlight.checkpoint.checkpointer import step_folder
+from firstlight.checkpoint.manifest import Manifest
+from firstlight.checkpoint.writer import CheckpointWriter
+from firstlight.config.model import ModelConfig
+from firstlight.config.training import RecomputeConfig
+from firstlight.convert.huggingface import ExportedTokenizer, export
+from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
+from firstlight.layout.mesh import Layout
+from firstlight.models.decoder import Decoder
+from firstlight.models.family import family_of
+from firstlight.models.moe import TopKRouter
+from firstlight.parallel.apply import build_parallel
+from firstlight.train.state import model_tensors
+from tests.parity.hub_tensors import gradients, hub_names, load_from_hub, mtp_hub_names, ours_from_hub, saved_tensors
+from tests.unit.models.tiny_model import randomise
+
+pytestmark = pytest.mark.interop
+
+VOCABULARY, LENGTH = 300, 32
+TOLERANCE = 1e-5
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 4, "max_position_embeddings": 256}
+# Large, so that a norm that has another one's shows.
+EPS = 1e-3
+LATENT = {
+    "num_attention_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+}
+EXPERTS = {
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+ROUTER = {"num_experts_per_tok": 2, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 32.0, "beta_slow": 1.0}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One model in both configurations, each written as its own users would."""
+
+    ours: ModelConfig
+    theirs: type[PreTrainedModel]
+    config: Any
+
+
+def deepseek(
+    *,
+    yarn: dict[str, float] | None = None,
+    latent: dict[str, Any] | None = None,
+    experts: dict[str, Any] | None = None,
+    router: dict[str, Any] | None = None,
+    depths: int = 0,
+    is_dense: bool = False,
+) -> Case:
+    latent, experts, router = {**LATENT, **(latent or {})}, {**EXPERTS, **(experts or {})}, {**ROUTER, **(router or {})}
+    mixture: dict[str, Any] = {"kind": "moe", **experts, "router": router}
+    dense: dict[str, Any] = {"kind": "dense", "intermediate_size": 96}
+    ours = ModelConfig.model_validate(
+        {
+            **SIZES,
+            "family": "deepseek_v3",
+            "rms_norm_eps": EPS,
+            "attention": {
+                "kind": "mla",
+                **latent,
+                "rope": {"theta": 20000.0, "scaling": yarn and {"kind": "yarn", **YARN, **yarn}},
+            },
+            "feed_forward": dense if is_dense else mixture,
+            "multi_token_prediction": {"num_layers": depths} if depths else None,
+        }
+    )
+    rope = {"rope_type": "yarn", **YARN, **yarn} if yarn else {"rope_type": "default"}
+    theirs = DeepseekV3Config(
+        **SIZES,
+        **latent,
+        **(experts | ({"first_k_dense_replace": 4} if is_dense else {})),
+        **router,
+        rms_norm_eps=EPS,
+        rope_interleave=True,
+        rope_parameters={"rope_theta": 20000.0, **rope},
+        num_key_value_heads=4,
+        num_nextn_predict_layers=depths,
+        initializer_range=0.1,
+    )
+    return Case(ours=ours, theirs=DeepseekV3ForCausalLM, config=theirs)
+
+
+def llama(
+    *, scaling: dict[str, float] | None = None, is_tied: bool = False, key_heads: int = 2, width: int = 16
+) -> Case:
+    ours = ModelConfig.model_validate(
+        {
+            **SIZES,
+            "family": "llama",
+            "rms_norm_eps": EPS,
+            "tie_word_embeddings": is_tied,
+            "attention": {
+                "kind": "gqa",
+                "num_attention_heads": 4,
+                "num_key_value_heads": key_heads,
+                "head_dim": width,
+                "rope": {"theta": 500000.0, "scaling": scaling and {"kind": "llama3", **scaling}},
+            },
+            "feed_forward": {"kind": "dense", "intermediate_size": 96},
+        }
+    )
+    rope = {"rope_type": "llama3", **scaling} if scaling else {"rope_type": "default"}
+    theirs = LlamaConfig(
+        **SIZES,
+        intermediate_size=96,
+        num_attention_heads=4,
+        num_key_value_heads=key_heads,
+        head_dim=width,
+        rms_norm_eps=EPS,
+        tie_word_embeddings=is_tied,
+        rope_parameters={"rope_theta": 500000.0, **rope},
+        initializer_range=0.1,
+    )
+    return Case(ours=ours, theirs=LlamaForCausalLM, config=theirs)
+
+
+CASES = {
+    "deepseek_yarn": deepseek(yarn={"mscale": 1.0, "mscale_all_dim": 1.0}),
+    # The two temperatures differ, so the table is multiplied by their ratio.
+    "deepseek_yarn_ratio": deepseek(yarn={"mscale": 0.707, "mscale_all_dim": 1.0}),
+    "deepseek_plain": deepseek(latent={"q_lora_rank": None}, experts={"n_shared_experts": 2}),
+    "deepseek_ungrouped": deepseek(
+        latent={"v_head_dim": 32},
+        experts={"first_k_dense_replace": 0},
+        router={"n_group": 1, "topk_group": 1, "norm_topk_prob": False},
+    ),
+    "deepseek_dense": deepseek(is_dense=True),
+    "llama3": llama(scaling=LLAMA3, width=24),
+    "llama_tied": llama(is_tied=True, key_heads=4),
+}
+EXPORTED = {
+    **{name: CASES[name] for name in ("deepseek_yarn", "deepseek_plain", "deepseek_dense", "llama3", "llama_tied")},
+    "deepseek_no_shared": deepseek(experts={"n_shared_experts": 0}),
+    # DeepSeek's own code takes the temperature of a zero for one; transformers then leaves out the other one, too.
+    "deepseek_yarn_table_only": deepseek(yarn={"mscale": 0.707, "mscale_all_dim": 0.0}),
+}
+MTP = deepseek(yarn={"mscale": 1.0, "mscale_all_dim": 1.0}, depths=2)
+
+
+@pytest.fixture
+def known_mtp_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers knows the layers of multi-token prediction by the number that they have in DeepSeek-V3 alone, 61."""
+    monkeypatch.setattr(DeepseekV3ForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.[45]\..*"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The same weights in both."""
+
+    ours: Decoder
+    theirs: PreTrainedModel
+    hub: dict[str, Tensor]
+    used: set[str]
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    case: Case = request.param
+    torch.manual_seed(0)
+    theirs = case.theirs(case.config).eval()
+    theirs.set_attn_implementation("eager")
+    with torch.no_grad():
+        # Norms that are one and biases that are zero could be left out unseen.
+        for _, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:
+            if tensor.ndim == 1 and tensor.requires_grad:
+                tensor.add_(0.1 * torch.randn(tensor.shape))
+        for name, buffer in theirs.named_buffers():
+            if "e_score_correction_bias" in name:
+                buffer.copy_(0.1 * torch.randn(buffer.shape))
+    folder = tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    hub = saved_tensors(folder)
+    ours = family_of(case.ours).build(case.ours)
+    return Pair(ours=ours, theirs=theirs, hub=hub, used=load_from_hub(ours, hub))
+
+
+def tokens(rows: int = 3, length: int = LENGTH) -> Tensor:
+    return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(5))
+
+
+def holed_mask(rows: int = 3, length: int = LENGTH - 1) -> Tensor:
+    """Which targets count."""
+    return (torch.rand(rows, length, generator=torch.Generator().manual_seed(6)) < 0.8).float()
+
+
+def assert_gradients_equal(ours: Decoder, theirs: dict[str, Tensor]) -> None:
+    """Each of the hub's tensors by itself: an expert's error would drown in the norm of all experts."""
+    names = family_of(ours.config).names(ours.config)
+    for name, grad in gradients(ours).items():
+        parts = grad.unbind(0) if ".experts." in name else (grad,)
+        for theirs_name, part in zip(names.theirs(name), parts, strict=True):
+            expected = theirs[theirs_name]
+            assert (part - expected).norm() <= TOLERANCE * expected.norm(), theirs_name
+
+
+def test_every_tensor_of_the_hub_is_ours(pair: Pair) -> None:
+    assert pair.used == set(pair.hub)
+
+
+def test_logits_are_equal(pair: Pair) -> None:
+    with torch.no_grad():
+        ours, theirs = pair.ours.logits(tokens()), pair.theirs(tokens(), use_cache=False).logits
+    assert theirs.std() > 0.3  # small logits would be close to anything
+    assert (ours - theirs).abs().max() < TOLERANCE
+
+
+def test_loss_and_every_gradient_are_equal(pair: Pair) -> None:
+    pair.ours.zero_grad()
+    pair.theirs.zero_grad()
+    mask = holed_mask()
+    sums = pair.ours(tokens()[:, :-1], tokens()[:, 1:], mask)
+    loss = sums.lm / mask.sum()
+    loss.backward()
+    labels = tokens()
+    labels[:, 1:][mask == 0] = -100
+    expected = pair.theirs(tokens(), labels=labels, use_cache=False).loss
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=TOLERANCE)
+    assert_gradients_equal(pair.ours, hub_names(gradients(pair.theirs)))
+
+
+def test_routers_choose_the_same_experts(pair: Pair) -> None:
+    ours: list[dict[int, float]] = []
+    theirs: list[dict[int, float]] = []
+
+    def note(kept: list[dict[int, float]], experts_tk: Tensor, weights_tk: Tensor) -> None:
+        rows = zip(experts_tk.tolist(), weights_tk.tolist(), strict=True)
+        kept += [dict(zip(experts, weights, strict=True)) for experts, weights in rows]
+
+    hooks = [
+        module.register_forward_hook(lambda _m, _x, routing: note(ours, routing.experts_tk, routing.weights_tk))
+        for module in pair.ours.modules()
+        if isinstance(module, TopKRouter)
+    ]
+    hooks += [
+        module.register_forward_hook(lambda _m, _x, out: note(theirs, out[2], out[1]))
+        for name, module in pair.theirs.named_modules()
+        if name.endswith("mlp.gate")
+    ]
+    with torch.no_grad():
+        pair.ours.logits(tokens())
+        pair.theirs(tokens(), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    mixture_layers = sum(pair.ours.config.is_moe_layer(layer) for layer in range(4))
+    assert len(ours) == len(theirs) == mixture_layers * tokens().numel()
+    for one, other in zip(ours, theirs, strict=True):
+        assert set(one) == set(other)
+        assert one == pytest.approx(other, rel=1e-5)
+    # Every expert is somebody's choice, or a wrong order of experts would pass.
+    assert {expert for one in ours for expert in one} == (set(range(8)) if mixture_layers else set())
+
+
+def laid_out(config: ModelConfig) -> Decoder:
+    """The model as a run on one rank has it, filled so that no tensor is like another."""
+    layout = Layout(dp_replicate=1, dp_shard=1)
+    model = build_parallel(config, layout, RecomputeConfig(), device=torch.device("cpu"), seed=0)
+    randomise(model, seed=0)
+    return model.eval()
+
+
+def exported(model: Decoder, folder: Path, *, dtype: Any = "fp32") -> Path:
+    """The Hugging Face folder of a checkpoint of `model`."""
+    manifest = Manifest(step=7, world_size=1, state={}, configuration={}, files={}, tensors={})
+    CheckpointWriter(folder / "checkpoints", Alone()).write(step_folder(7), model_tensors(model), manifest)
+    tokenizer = train_tokenizer(["Before sunrise the light comes from below.", "def f(x):\n    return x + 12345"], 300)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    end = tokenizer.token_to_id(END_OF_DOCUMENT)
+    described = ExportedTokenizer(
+        file=folder / "tokenizer.json", end_of_document=END_OF_DOCUMENT, end_of_document_id=end
+    )
+    output = folder / "exported"
+    assert export(model.config, folder / "checkpoints", output, described, dtype=dtype) == 7
+    return output
+
+
+def loaded(folder: Path, **options: Any) -> PreTrainedModel:
+    """What transformers makes of an exported folder; nothing that holds a number may be missing from it."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True, **options
+    )
+    assert isinstance(model, PreTrainedModel)
+    # Without shared experts transformers still has their matrices, of no columns.
+    assert not [name for name in report["missing_keys"] if model.get_parameter(name).numel()]
+    assert not report["mismatched_keys"]
+    assert not report["unexpected_keys"]
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("case", EXPORTED.values(), ids=EXPORTED)
+def test_exported_model_is_the_same_to_the_bit(case: Case, tmp_path: Path) -> None:
+    ours = laid_out(case.ours)
+    theirs = loaded(exported(ours, tmp_path))
+    assert type(theirs) is case.theirs
+    hub, names = hub_names(theirs.state_dict()), family_of(case.ours).names(case.ours)
+    for name, tensor in (dict(ours.named_parameters()) | dict(ours.named_buffers())).items():
+        assert torch.equal(ours_from_hub(names, name, hub), tensor), name
+    with torch.no_grad():
+        difference = ours.logits(tokens()) - theirs(tokens(), use_cache=False).logits
+    assert difference.abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("case", EXPORTED.values(), ids=EXPORTED)
+def test_exported_configuration_is_what_its_users_write(case: Case, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(exported(laid_out(case.ours), tmp_path))
+    # What says nothing about the computation, or nothing about this model.
+    passed_over = {"initializer_range", "architectures", "dtype", "bos_token_id", "eos_token_id", "pad_token_id"}
+    if case.ours.feed_forward.kind == "dense":
+        passed_over |= EXPERTS.keys() | ROUTER.keys()
+    exported_values, expected = config.to_dict(), case.config.to_dict()
+    # It may say more of the rotary embedding than its users must.
+    assert exported_values.pop("rope_parameters").items() >= expected.pop("rope_parameters").items()
+    for key in expected.keys() - passed_over - {"transformers_version", "_name_or_path"}:
+        assert exported_values[key] == expected[key], key
+
+
+@pytest.mark.usefixtures("known_mtp_layers")
+def test_export_in_bfloat16_keeps_the_bias_of_the_router_in_fp32(tmp_path: Path) -> None:
+    ours = laid_out(MTP.ours)
+    folder = exported(ours, tmp_path, dtype="bf16")
+    names, hub = family_of(MTP.ours).names(MTP.ours), saved_tensors(folder)
+    for name, tensor in (dict(ours.named_parameters()) | dict(ours.named_buffers())).items():
+        expected = tensor if name.endswith("router.bias") else tensor.bfloat16()
+        found = ours_from_hub(names, name, hub)
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected), name
+    theirs = loaded(folder, dtype="auto")
+    assert theirs.lm_head.weight.dtype == torch.bfloat16
+    bias = theirs.get_buffer("model.layers.1.mlp.gate.e_score_correction_bias")
+    assert torch.equal(bias, ours.get_buffer("layers.1.feed_forward.router.bias"))
+
+
+@pytest.mark.usefixtures("known_mtp_layers")
+def test_multi_token_prediction_is_equal(tmp_path: Path) -> None:
+    # transformers has these layers for speculative decoding: it reads them from our export by its own rules.
+    ours = laid_out(MTP.ours)
+    main = loaded(exported(ours, tmp_path))
+    ahead = MtpModel.from_pretrained(main).eval()
+    assert len(ahead.layers) == 2
+
+    x, mask = tokens(), holed_mask()
+    trunk = main.model(x, use_cache=False).last_hidden_state
+    hidden, expected_logits = trunk, []
+    for depth in (1, 2):
+        rows = LENGTH - depth
+        positions = torch.arange(rows).unsqueeze(0)
+        hidden = ahead.forward_layer(depth - 1, hidden[:, :rows], positions, None, input_ids=x[:, depth:])
+        expected_logits.append(ahead._project_to_logits(hidden))
+    for our_logits, expected in zip(ours.mtp_logits(x), expected_logits, strict=True):
+        assert our_logits.shape == expected.shape
+        assert (our_logits - expected).abs().max() < TOLERANCE
+
+    # The loss of section 2.2.2: 0.3 times the mean over depths of theirs, each over the targets that exist.
+    sums = ours(x[:, :-1], x[:, 1:], mask)
+    loss = sums.lm / mask.sum() + 0.3 * (sums.mtp / torch.stack([mask[:, depth:].sum() for depth in (1, 2)])).mean()
+    loss.backward()
+    expected_loss = mean_loss(main.lm_head(trunk), x, mask, depth=0)
+    for depth, logits in enumerate(expected_logits, start=1):
+        expected_loss = expected_loss + 0.3 / 2 * mean_loss(logits, x, mask, depth=depth)
+    expected_loss.backward()
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=TOLERANCE)
+    hub = hub_names(gradients(main)) | mtp_hub_names(gradients(ahead), num_hidden_layers=4)
+    assert_gradients_equal(ours, hub)
+
+
+def mean_loss(logits_bsv: Tensor, tokens_bs: Tensor, mask_bs: Tensor, *, depth: int) -> Tensor:
+    """Cross-entropy of token i + depth + 1 at position i, over the targets that the mask keeps."""
+    targets = tokens_bs[:, depth + 1 :].masked_fill(mask_bs[:, depth:] == 0, -100)
+    return F.cross_entropy(logits_bsv[:, : targets.shape[1]].flatten(0, 1), targets.flatten(), ignore_index=-100)
+
+
+def test_copies_of_embedding_and_head_are_as_on_the_hub(tmp_path: Path) -> None:
+    hub = saved_tensors(exported(laid_out(MTP.ours), tmp_path))
+    for layer in (4, 5):
+        assert torch.equal(hub[f"model.layers.{layer}.embed_tokens.weight"], hub["model.embed_tokens.weight"])
+        assert torch.equal(hub[f"model.layers.{layer}.shared_head.head.weight"], hub["lm_head.weight"])
+
+
+def test_tokenizer_and_generation_settings_load(tmp_path: Path) -> None:
+    folder = exported(laid_out(CASES["llama3"].ours), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = "Before sunrise, at 12345 m:\n    light — ünïcode"
+    ours = train_tokenizer(["Before sunrise the light comes from below.", "def f(x):\n    return x + 12345"], 300)
+    assert tokenizer(text)["input_ids"] == ours.encode(text).ids
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.eos_token == END_OF_DOCUMENT
+    assert tokenizer.eos_token_id == ours.token_to_id(END_OF_DOCUMENT)
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
+    assert AutoConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id

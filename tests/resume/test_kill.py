@@ -1,0 +1,96 @@
+"""A run that is killed and started again with the same command ends as one that was left alone, to the last bit."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firstlight.checkpoint.checkpointer import candidates
+from firstlight.checkpoint.manifest import Manifest, read_manifest
+from tests.runs import TinyRun, command, environment, make_tiny_run, train_arguments, wait_until
+
+STEPS = 7
+# Four micro-batches a step on one process, two on two; a checkpoint every other step.
+OVERRIDES = (
+    f"training.steps={STEPS}",
+    "training.global_batch_size=4",
+    "training.micro_batch_size=1",
+    "checkpoint.save_every_steps=2",
+)
+
+
+def start(run: TinyRun, processes: int) -> subprocess.Popen[bytes]:
+    """The training command in a process group of its own, so that all of it can be killed at once."""
+    return subprocess.Popen(
+        command(*train_arguments(*OVERRIDES, processes=processes)),
+        cwd=run.folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill_when(process: subprocess.Popen[bytes], is_time: Any) -> None:
+    """SIGKILL to every process of the run once `is_time` says so; fails when the run ends before."""
+    wait_until(lambda: is_time() or process.poll() is not None)
+    assert process.poll() is None, f"the run ended by itself with {process.returncode}"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+def last_step(run: TinyRun) -> int:
+    return max((line["step"] for line in run.metrics("step")), default=0)
+
+
+def finish(run: TinyRun, processes: int) -> Manifest:
+    done = run.train(*OVERRIDES, processes=processes)
+    assert done.returncode == 0, done.stderr
+    return read_manifest(candidates(run.checkpoints)[0])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[TinyRun, Manifest]]:
+    finished = {}
+    for processes in (1, 2):
+        run = make_tiny_run(tmp_path_factory.mktemp(f"undisturbed-{processes}"))
+        finished[processes] = (run, finish(run, processes))
+    return finished
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_several_steps(undisturbed: dict[int, tuple[TinyRun, Manifest]], processes: int, tmp_path: Path):
+    run = make_tiny_run(tmp_path)
+    # Before the first checkpoint, just after one, and between two.
+    for step in (1, 4, 5):
+        kill_when(start(run, processes), lambda step=step: last_step(run) >= step)
+    disturbed = finish(run, processes)
+    reference, manifest = undisturbed[processes]
+    assert disturbed.step == STEPS
+    # The files' digests are those of every weight and moment; the state holds samples, tokens and data position.
+    assert disturbed.files == manifest.files
+    assert disturbed.state == manifest.state
+    losses = [(line["step"], line["loss"]) for line in run.metrics("step")]
+    assert losses == [(line["step"], line["loss"]) for line in reference.metrics("step")]
+
+
+def test_killed_while_saving(undisturbed: dict[int, tuple[TinyRun, Manifest]], tmp_path: Path):
+    run = make_tiny_run(tmp_path)
+    is_saving = lambda: any(run.checkpoints.glob(".staging-step-00000004*"))  # noqa: E731
+    kill_when(start(run, 1), is_saving)
+    assert read_manifest(candidates(run.checkpoints)[0]).step in (2, 4)
+    assert finish(run, 1).files == undisturbed[1][1].files
+
+
+def test_one_and_two_processes_end_with_equal_weights(undisturbed: dict[int, tuple[TinyRun, Manifest]], tmp_path: Path):
+    """Continued on another number of processes, a run consumes the same samples and its losses stay the same."""
+    run = make_tiny_run(tmp_path)
+    kill_when(start(run, 2), lambda: last_step(run) >= 4)
+    moved = finish(run, 1)
+    reference, manifest = undisturbed[1]
+    assert moved.state == manifest.state
+    for here, there in zip(run.metrics("step"), reference.metrics("step"), strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-6)

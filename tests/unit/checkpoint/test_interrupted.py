@@ -1,0 +1,192 @@
+"""A save that is interrupted anywhere, or meets a full disk, costs nothing but itself."""
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from firstlight.base.errors import FirstlightError
+from firstlight.base.peers import PeerFailed
+from firstlight.checkpoint import writer
+from firstlight.checkpoint.checkpointer import candidates
+from firstlight.checkpoint.files import FileRecord, write_durably
+from firstlight.checkpoint.manifest import UnusableCheckpoint, read_manifest
+from firstlight.checkpoint.reader import read_tensors
+from tests.unit.checkpoint.disk import Disk, Killed, failing_disk
+from tests.unit.checkpoint.state import (
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    State,
+    blank,
+    checkpointer,
+    contents,
+    is_state_of,
+    saved,
+)
+from tests.unit.resilience.peers import on_ranks
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+OLD, NEW = 2, 4
+
+
+def interruptions(folder: Path, error: BaseException, before: Path) -> Iterator[tuple[Path, Disk]]:
+    """A save of step 4 over a copy of `before`, interrupted at each of its operations in turn.
+
+    Yields the folder after each of them, and the disk; ends when a save is through without an interruption.
+    """
+    for number in range(100):
+        copy = folder / str(number) / "checkpoints"
+        for path, content in contents(before).items():
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            (copy / path).write_bytes(content)
+        with pytest.MonkeyPatch.context() as patch:
+            disk = failing_disk(patch, error, number)
+            try:
+                checkpointer(copy, keep_last=2).save(State(NEW))
+            except (Killed, FirstlightError):
+                pass
+            else:
+                return
+        yield copy, disk
+    raise AssertionError("a save has more than 100 operations")
+
+
+def unusable(folder: Path) -> list[str]:
+    """The published checkpoints that cannot be loaded."""
+    found = []
+    for candidate in candidates(folder):
+        try:
+            read_tensors(candidate, read_manifest(candidate), blank().tensors())
+        except UnusableCheckpoint as error:
+            found.append(str(error))
+    return found
+
+
+def restored_step(folder: Path) -> int | None:
+    """The step that a new process restores, after checking that its state is whole."""
+    step = checkpointer(folder).restore(state := blank())
+    assert step is not None
+    assert is_state_of(state, step)
+    return step
+
+
+def is_published(folder: Path) -> bool:
+    return (folder / f"step-{NEW:08d}").exists()
+
+
+def test_a_save_killed_anywhere_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before", OLD)
+    steps = []
+    for folder, disk in interruptions(tmp_path, Killed(), before):
+        assert unusable(folder) == [], disk.done
+        steps.append(restored_step(folder))
+        assert steps[-1] == (NEW if is_published(folder) else OLD), disk.done
+    assert set(steps) == {OLD, NEW}
+    assert steps == sorted(steps)
+
+
+def test_a_save_is_interrupted_at_each_of_its_operations(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before", OLD)
+    done = [disk.done[-1] for _, disk in interruptions(tmp_path, Killed(), before)]
+    assert done == [
+        "mkdir checkpoints",
+        "mkdir .staging-step-00000004",
+        f"write {MODEL_FILE}",
+        f"write {OPTIMIZER_FILE}",
+        "write part-00000.json",
+        "unlink part-00000.json",
+        "write manifest.json",
+        "flush .staging-step-00000004",
+        "rename .staging-step-00000004",
+        "flush checkpoints",
+        "unlink latest.partial",
+        "write latest.partial",
+        "replace latest.partial",
+        "flush checkpoints",
+    ]
+
+
+def test_the_save_after_an_interrupted_one_sweeps_and_publishes(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before", OLD)
+    for folder, disk in interruptions(tmp_path, Killed(), before):
+        checkpointer(folder).save(State(6))
+        assert restored_step(folder) == 6, disk.done
+        assert not [path.name for path in folder.iterdir() if path.name.startswith(".") or path.suffix], disk.done
+
+
+def test_replacing_a_refused_checkpoint_killed_anywhere_leaves_a_good_one(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before", OLD, NEW)
+    (before / f"step-{NEW:08d}" / MODEL_FILE).write_bytes(b"damaged")
+    steps = []
+    for folder, disk in interruptions(tmp_path, Killed(), before):
+        steps.append(restored_step(folder))
+        assert all(f"{MODEL_FILE} has 7 bytes" in fault for fault in unusable(folder)), disk.done
+    assert set(steps) == {OLD, NEW}
+    assert steps == sorted(steps)
+
+
+def test_a_kill_while_old_ones_are_removed_leaves_the_kept_ones(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before", 1, OLD)
+    last = None
+    for folder, disk in interruptions(tmp_path, Killed(), before):
+        assert restored_step(folder) == (NEW if is_published(folder) else OLD)
+        last = disk.done[-1]
+    assert last == "remove .replaced-step-00000001"
+
+
+def test_a_kill_while_old_ones_are_removed_leaves_no_half_one(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before", 1, OLD)
+    for folder, disk in interruptions(tmp_path, Killed(), before):
+        assert unusable(folder) == [], disk.done
+
+
+def test_a_full_disk_is_one_error_and_the_old_checkpoint_stays(tmp_path: Path) -> None:
+    before = saved(tmp_path / "before", OLD)
+    old = contents(before / f"step-{OLD:08d}")
+    count = 0
+    for folder, disk in interruptions(tmp_path, FULL, before):
+        count += 1
+        assert unusable(folder) == [], disk.done
+        assert contents(folder / f"step-{OLD:08d}") == old
+        checkpointer(folder).save(State(NEW))
+        assert restored_step(folder) == NEW
+    assert count > 10
+
+
+def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = failing_disk(monkeypatch, FULL, 2)
+    with pytest.raises(FirstlightError) as caught:
+        checkpointer(tmp_path).save(State(NEW))
+    assert disk.done[-1] == f"write {MODEL_FILE}"
+    assert caught.value.exit_code == 1
+    assert str(caught.value) == "checkpoint not written: [Errno 28] No space left on device"
+
+
+def test_a_disk_that_cannot_remove_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 1, OLD)
+    monkeypatch.setattr(
+        "shutil.rmtree", Disk(error=OSError(errno.EIO, "I/O error"), interrupted=0).around("remove", id)
+    )
+    with pytest.raises(FirstlightError, match="I/O error"):
+        checkpointer(tmp_path, keep_last=2).save(State(NEW))
+    assert restored_step(tmp_path) == NEW
+
+
+@pytest.mark.parametrize("failing", ["manifest.json", "part-00001.json"])
+def test_when_one_rank_cannot_write_all_end_and_nothing_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    saved(tmp_path, OLD)
+
+    def write(path: Path, content: bytes) -> FileRecord:
+        if path.name == failing:
+            raise FULL
+        return write_durably(path, content)
+
+    monkeypatch.setattr(writer, "write_durably", write)
+    answers = on_ranks(2, lambda peers: checkpointer(tmp_path, peers=peers).save(State(NEW)))
+    assert {type(answer) for answer in answers} == {FirstlightError, PeerFailed}
+    (own,) = [answer for answer in answers if not isinstance(answer, PeerFailed)]
+    assert str(own) == "checkpoint not written: [Errno 28] No space left on device"
+    assert [candidate.name for candidate in candidates(tmp_path)] == [f"step-{OLD:08d}"]

@@ -1,0 +1,178 @@
+"""Facts across sections: each broken rule says what, the value, what would do, and where it was written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from firstlight.base.errors import InputError
+from firstlight.config import rules
+from firstlight.config.load import load
+from firstlight.config.rules import RULES, Rule
+from tests.runs import TINY_YAML
+from tests.unit.config.yaml_file import loaded, place, written
+
+GQA = "{kind: gqa, num_attention_heads: 4}"
+SECOND_SOURCE = "data.train.sources=[{path: a}, {path: b}]"
+SECOND_SET = "data.evaluate=[{name: one, path: a}, {name: two, path: b}, {name: one, path: c}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """How a rule is broken, and what is said then; `(...)` at the end is the place, where it is not the last --set."""
+
+    rule: Rule
+    overrides: tuple[str, ...]
+    line: str
+    world_size: int = 1
+    written: str | None = None
+
+    @property
+    def place(self) -> str:
+        return place(TINY_YAML, self.written) if self.written else f"--set {self.overrides[-1]}"
+
+
+CASES = (
+    Case(
+        rule=rules.family_has_the_choices,
+        overrides=(f"model.attention={GQA}",),
+        line="model.attention.kind = gqa is not a part of model.family = deepseek_v3; use mla",
+    ),
+    Case(
+        rule=rules.family_has_the_choices,
+        overrides=("model.multi_token_prediction=null", f"model.attention={GQA}", "model.family=llama"),
+        line="model.feed_forward.kind = moe is not a part of model.family = llama; use dense",
+        written="feed_forward:",
+    ),
+    Case(
+        rule=rules.mtp_needs_deepseek,
+        overrides=("model.family=llama", f"model.attention={GQA}"),
+        line="model.multi_token_prediction is not a part of model.family = llama; use null, or family deepseek_v3",
+        written="multi_token_prediction",
+    ),
+    Case(
+        rule=rules.positions_cover_the_sequence,
+        overrides=("data.train.sequence_length=33",),
+        line="data.train.sequence_length = 33 is more than model.max_position_embeddings = 32; use at most 32, "
+        "or a model with more positions",
+    ),
+    Case(
+        rule=rules.one_source_until_blends,
+        overrides=(SECOND_SOURCE,),
+        line="data.train.sources has 2 entries; mixtures are not available yet, use one source",
+    ),
+    Case(
+        rule=rules.schedule_fits_the_steps,
+        overrides=("lr_scheduler.type=cosine", "lr_scheduler.warmup_steps=5"),
+        line="lr_scheduler: warmup_steps = 5 take more than training.steps = 4; use at most 4 together",
+    ),
+    Case(
+        rule=rules.schedule_fits_the_steps,
+        overrides=("lr_scheduler={type: warmup_stable_decay, warmup_steps: 2, decay_steps: 3}",),
+        line="lr_scheduler: warmup_steps = 2 and decay_steps = 3 take more than training.steps = 4; "
+        "use at most 4 together",
+    ),
+    Case(
+        rule=rules.experts_divide,
+        overrides=("parallelism.expert_parallel=3",),
+        line="parallelism.expert_parallel = 3 does not divide model.feed_forward.n_routed_experts = 4; use 1, 2, 4",
+    ),
+    *(
+        Case(
+            rule=rules.axes_are_built,
+            overrides=(f"parallelism.{axis}=2",),
+            line=f"parallelism.{axis} = 2 is not available yet; use 1 (data_parallel_shard and "
+            "data_parallel_replicate are available)",
+        )
+        for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel")
+    ),
+    Case(
+        rule=rules.axes_fill_the_world,
+        overrides=("parallelism.data_parallel_replicate=3",),
+        world_size=4,
+        line="parallelism.data_parallel_replicate = 3 does not divide the 4 processes; use 1, 2, 4",
+    ),
+    Case(
+        rule=rules.axes_fill_the_world,
+        overrides=("parallelism.data_parallel_replicate=2", "parallelism.data_parallel_shard=4"),
+        world_size=2,
+        line="parallelism.data_parallel_shard = 4 x data_parallel_replicate = 2 need 8 processes, and there are 2; "
+        "start that many (--nproc-per-node), or use -1",
+    ),
+    Case(
+        rule=rules.batch_divides,
+        overrides=("training.global_batch_size=5",),
+        line="training.global_batch_size = 5 is not a multiple of micro_batch_size = 2 x 1 data-parallel ranks = 2; "
+        "use 4, or another micro_batch_size",
+    ),
+    Case(
+        rule=rules.batch_divides,
+        overrides=(),
+        world_size=4,
+        line="training.global_batch_size = 4 is not a multiple of micro_batch_size = 2 x 4 data-parallel ranks = 8; "
+        "use 8, or another micro_batch_size",
+        written="global_batch_size",
+    ),
+    Case(
+        rule=rules.evaluation_has_data,
+        overrides=("data.evaluate=[]", "training.evaluate_every_steps=2"),
+        line="training.evaluate_every_steps = 2, but data.evaluate is empty; add a held-out set, or use 0",
+    ),
+    Case(
+        rule=rules.evaluation_has_data,
+        overrides=(SECOND_SET,),
+        line="data.evaluate has two sets of the name one; rename one",
+    ),
+)
+
+
+def broken(folder: Path, overrides: Sequence[str], world_size: int) -> list[str]:
+    """The lines of broken rules, after checking that the head counts them."""
+    with pytest.raises(InputError) as caught:
+        load(written(folder, TINY_YAML), overrides).require_rules(world_size=world_size)
+    head, *lines = str(caught.value).splitlines()
+    assert head == f"the configuration breaks {len(lines)} rule{'s' if len(lines) > 1 else ''}:"
+    return [line.removeprefix("  ") for line in lines]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule.__name__}-{case.line[:40]}")
+def test_a_broken_rule_says_what_would_do_and_where(tmp_path: Path, case: Case) -> None:
+    assert f"{case.line} ({case.place})" in broken(tmp_path, case.overrides, case.world_size)
+    config = loaded(tmp_path, TINY_YAML, case.overrides).config
+    assert case.line in [found.message for found in case.rule(config, case.world_size)]
+
+
+def test_every_rule_has_a_case() -> None:
+    assert {case.rule for case in CASES} == set(RULES)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_good_configuration_breaks_none(tmp_path: Path, world_size: int) -> None:
+    loaded(tmp_path).require_rules(world_size=world_size)
+
+
+@pytest.mark.parametrize(
+    ("override", "world_size"),
+    [
+        ("data.train.sequence_length=32", 1),
+        ("lr_scheduler={type: warmup_stable_decay, warmup_steps: 2, decay_steps: 2}", 1),
+        ("parallelism.data_parallel_shard=2", 2),
+        ("parallelism.data_parallel_replicate=2", 2),
+        ("training.evaluate_every_steps=1", 1),
+        ("training.global_batch_size=12", 3),
+    ],
+)
+def test_what_just_fits_is_taken(tmp_path: Path, override: str, world_size: int) -> None:
+    loaded(tmp_path, overrides=[override]).require_rules(world_size=world_size)
+
+
+def test_all_broken_rules_are_in_one_message_in_order(tmp_path: Path) -> None:
+    overrides = ["training.global_batch_size=3", "data.train.sequence_length=64", "parallelism.tensor_parallel=4"]
+    keys = [line.split(" = ")[0] for line in broken(tmp_path, overrides, 1)]
+    assert keys == ["data.train.sequence_length", "parallelism.tensor_parallel", "training.global_batch_size"]
+
+
+def test_many_divisors_are_shortened(tmp_path: Path) -> None:
+    overrides = ["model.feed_forward.n_routed_experts=256", "parallelism.expert_parallel=48"]
+    assert "use 1, 2, 4, 8, 16, 32 ... 256 (" in broken(tmp_path, overrides, 1)[0]

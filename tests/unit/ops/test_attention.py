@@ -1,0 +1,83 @@
+"""Causal attention against its definition, forward and backward."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from firstlight.ops import attention
+from firstlight.ops.attention import causal_attention, reference_causal_attention
+
+# query heads, key/value heads, query/key width, value width
+SIZES = {
+    "plain": (4, 4, 16, 16),
+    "grouped": (4, 2, 16, 16),
+    "one_key_head": (4, 1, 8, 8),
+    "narrow_value": (4, 4, 24, 16),
+    "wide_value": (4, 4, 16, 24),
+    "odd_value": (2, 2, 7, 5),
+    "grouped_narrow_value": (4, 2, 12, 8),
+}
+
+
+def heads(sizes: tuple[int, int, int, int], *, length: int = 19, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Query, key and value of two rows."""
+    queries, keys, key_width, value_width = sizes
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(2, queries, length, key_width), (2, keys, length, key_width), (2, keys, length, value_width)]
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [one.to(dtype).requires_grad_() for one in drawn]
+
+
+def test_reference_is_the_definition() -> None:
+    query, key, value = heads(SIZES["grouped"], length=5)
+    out = reference_causal_attention(query, key, value, scale=0.3)
+    for row in range(2):
+        for head in range(4):
+            for position in range(5):
+                shared = head // 2
+                scores = torch.stack([query[row, head, position] @ key[row, shared, t] for t in range(position + 1)])
+                weights = (0.3 * scores).exp() / (0.3 * scores).exp().sum()
+                expected = sum(weights[t] * value[row, shared, t] for t in range(position + 1))
+                torch.testing.assert_close(out[row, head, position], expected)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_fast_equals_reference(sizes: tuple[int, int, int, int], dtype: torch.dtype, tolerance: float) -> None:
+    fast, exact = heads(sizes, dtype=dtype), heads(sizes)
+    out = causal_attention(*fast, scale=0.37)
+    expected = reference_causal_attention(*exact, scale=0.37)
+    assert out.shape == (2, sizes[0], 19, sizes[3])
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
+    # A gradient of its own for each element: with all ones, errors that cancel in a sum would pass.
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (out * weights.to(dtype)).sum().backward()
+    (expected * weights).sum().backward()
+    for ours, theirs in zip(fast, exact, strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0, atol=20 * tolerance)
+
+
+def test_bfloat16_stays_within_its_rounding() -> None:
+    out = causal_attention(*heads(SIZES["narrow_value"], dtype=torch.bfloat16), scale=0.2)
+    expected = reference_causal_attention(*heads(SIZES["narrow_value"]), scale=0.2)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 2, 2), (1, 1, 3, 2)], ids=["grouped", "narrow_value"])
+def test_gradients_are_those_of_the_function(sizes: tuple[int, int, int, int]) -> None:
+    assert torch.autograd.gradcheck(lambda *qkv: causal_attention(*qkv, scale=0.4), heads(sizes, length=3))
+
+
+def test_narrow_value_is_padded_for_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the padding all results are the same, only slower: nothing else would notice.
+    widths = []
+    fused = attention.F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention.F,
+        "scaled_dot_product_attention",
+        lambda query, key, value, **rest: widths.append(value.shape[-1]) or fused(query, key, value, **rest),
+    )
+    causal_attention(*heads(SIZES["narrow_value"]), scale=1.0)
+    causal_attention(*heads(SIZES["wide_value"]), scale=1.0)
+    assert widths == [24, 24]

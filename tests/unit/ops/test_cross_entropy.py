@@ -1,0 +1,66 @@
+"""The output head's loss against torch's cross-entropy on the positions that count."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from firstlight.ops.cross_entropy import summed_cross_entropy
+
+
+def head(*, tokens: int, width: int, vocabulary: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states and weights that want gradients, and labels."""
+    generator = torch.Generator().manual_seed(5)
+    hidden = torch.randn(tokens, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    weight = (0.3 * torch.randn(vocabulary, width, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_()
+    return hidden, weight, torch.randint(vocabulary, (tokens,), generator=generator)
+
+
+@pytest.mark.parametrize("sizes", [(11, 8, 17), (700, 32, 1030)], ids=["small", "several_blocks"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_sum_over_unmasked_positions(sizes: tuple[int, int, int], dtype: torch.dtype, tolerance: float) -> None:
+    tokens, width, vocabulary = sizes
+    hidden, weight, labels = head(tokens=tokens, width=width, vocabulary=vocabulary, dtype=dtype)
+    mask = (torch.rand(tokens, generator=torch.Generator().manual_seed(6)) < 0.6).float()
+    exact_hidden, exact_weight = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    kept = mask.bool()
+    logits = exact_hidden[kept] @ exact_weight.T
+    expected = -(logits.log_softmax(-1)[torch.arange(int(kept.sum())), labels[kept]]).sum()
+    loss = summed_cross_entropy(hidden, weight, labels, mask)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    for ours, theirs in [(hidden.grad, exact_hidden.grad), (weight.grad, exact_weight.grad)]:
+        assert (ours.double() - theirs).norm() <= tolerance * theirs.norm()
+    assert not hidden.grad[~kept].any()
+
+
+def test_label_of_a_masked_position_may_be_anything() -> None:
+    hidden, weight, labels = head(tokens=6, width=8, vocabulary=17, dtype=torch.float64)
+    mask = torch.tensor([1.0, 0, 1, 0, 0, 1])
+    expected = F.cross_entropy((hidden @ weight.T)[mask.bool()], labels[mask.bool()], reduction="sum")
+    labels[1], labels[3], labels[4] = -7, 17, 10**9
+    torch.testing.assert_close(summed_cross_entropy(hidden, weight, labels, mask), expected)
+
+
+def test_ignored_label_of_torch_is_no_mask_of_ours() -> None:
+    # Only the mask leaves a position out; a label that torch would ignore must not do so silently.
+    hidden, weight, labels = head(tokens=3, width=8, vocabulary=17, dtype=torch.float64)
+    loss = summed_cross_entropy(hidden, weight, labels, torch.ones(3))
+    torch.testing.assert_close(loss, F.cross_entropy(hidden @ weight.T, labels, reduction="sum"))
+
+
+def test_nothing_to_predict_costs_nothing() -> None:
+    hidden, weight, labels = head(tokens=6, width=8, vocabulary=17, dtype=torch.float32)
+    loss = summed_cross_entropy(hidden, weight, labels, torch.zeros(6))
+    loss.backward()
+    assert loss.item() == 0
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
+
+
+def test_gradients_are_those_of_the_function() -> None:
+    hidden, weight, labels = head(tokens=4, width=3, vocabulary=5, dtype=torch.float64)
+    mask = torch.tensor([1.0, 0, 1, 1])
+    assert torch.autograd.gradcheck(lambda h, w: summed_cross_entropy(h, w, labels, mask), (hidden, weight))
