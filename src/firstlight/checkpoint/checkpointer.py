@@ -66,7 +66,9 @@ class Checkpointer:
         )
         self._writer.write(step_folder(state.step), state.tensors(), manifest)
         self._known_step = state.step
-        self._writer.remove(candidates(self._folder)[self._config.keep_last :])
+        # A newer one is there when it was refused on restoring: it does not count, and is replaced at its step.
+        usable = [folder for folder in candidates(self._folder) if folder.name <= step_folder(state.step)]
+        self._writer.remove(usable[self._config.keep_last :])
 
     def restore(self, state: Stateful) -> int | None:
         """Fill `state` from the newest checkpoint that loads on all ranks; its step, or None when there is none.

@@ -1,5 +1,6 @@
 """The manifest: what a checkpoint holds. Written last, so a folder without one is no checkpoint."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,19 @@ class Manifest(_Record):
     configuration: dict[str, Any]
     files: dict[str, FileRecord]
     tensors: dict[str, TensorRecord]
+    digest: str = ""
+    """SHA-256 of all the other fields, so that a changed digit here is noticed as well."""
+
+    def sealed(self) -> "Manifest":
+        """The same with its digest."""
+        return self.model_copy(update={"digest": self._content_digest()})
+
+    def is_intact(self) -> bool:
+        """Whether the digest is that of the content."""
+        return self.digest == self._content_digest()
+
+    def _content_digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
 
 
 def join_parts(parts: list[Part]) -> tuple[dict[str, FileRecord], dict[str, TensorRecord]]:
@@ -95,4 +109,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise UnusableCheckpoint(
             f"{path} is {manifest.format} version {manifest.version}; this program reads {FORMAT} version {VERSION}"
         )
+    if not manifest.is_intact():
+        raise UnusableCheckpoint(f"{path} is changed: its content does not have the digest {manifest.digest}")
     return manifest

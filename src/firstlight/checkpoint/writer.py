@@ -76,7 +76,7 @@ class CheckpointWriter:
     def _publish(self, staging: Path, target: Path, manifest: Manifest) -> None:
         part_files = [_part_file(staging, rank) for rank in range(self._peers.size)]
         files, tensors = join_parts([Part.model_validate_json(file.read_bytes()) for file in part_files])
-        whole = manifest.model_copy(update={"files": files, "tensors": tensors})
+        whole = manifest.model_copy(update={"files": files, "tensors": tensors}).sealed()
         for file in part_files:
             file.unlink()
         write_durably(staging / MANIFEST, whole.model_dump_json(indent=1).encode())

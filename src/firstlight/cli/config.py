@@ -9,6 +9,7 @@ import typer
 from firstlight.base.errors import InputError
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
+from firstlight.data.indexed import IndexedDataset
 from firstlight.data.tokenizer import check_vocabulary
 from firstlight.layout.batch import accumulation_steps
 from firstlight.layout.counts import count_parameters, flops_per_token
@@ -50,7 +51,7 @@ def schema() -> None:
 
 
 def check_files(config: RunConfig) -> None:
-    """The files that the configuration names are there, and the tokenizer fits the model."""
+    """The files that the configuration names are there and whole, and the tokenizer fits the model."""
     check_vocabulary(config.data.tokenizer, config.model.vocab_size)
     prefixes = [source.path for source in config.data.train.sources] + [one.path for one in config.data.evaluate]
     missing = [
@@ -61,6 +62,8 @@ def check_files(config: RunConfig) -> None:
     ]
     if missing:
         raise InputError("data files do not exist: " + ", ".join(missing) + "; `firstlight prepare` makes them")
+    for prefix in prefixes:
+        IndexedDataset.open(prefix)
 
 
 def derived_facts(config: RunConfig, world_size: int) -> list[str]:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from firstlight.base.errors import NoCheckpointError
 from firstlight.checkpoint.checkpointer import load_newest
-from firstlight.checkpoint.manifest import UnusableCheckpoint, read_manifest
+from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
 from tests.unit.checkpoint.state import MODEL_FILE, OPTIMIZER_FILE, blank, checkpointer, is_state_of, same_bits, saved
 
 NEWEST = "step-00000004"
@@ -103,15 +104,12 @@ def test_a_manifest_of_another_kind_is_refused(
     path = newest / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(resealed(manifest))
     said = passed_over(newest, caplog)
     assert what in said
     assert str(newest) in said
 
 
-@pytest.mark.xfail(
-    reason="nothing records the manifest's own SHA-256: a flipped digit of the data position is believed"
-)
 def test_any_flipped_bit_of_the_manifest_is_noticed(newest: Path) -> None:
     path = newest / "manifest.json"
     content = path.read_bytes()
@@ -156,3 +154,11 @@ def test_nothing_is_filled_from_a_checkpoint_with_one_bad_file(newest: Path) -> 
         checkpointer(newest.parent).restore(state := blank())
     untouched = blank().tensors()
     assert all(same_bits(tensor, untouched[name]) for name, tensor in state.tensors().items())
+
+
+def resealed(manifest: dict[str, object]) -> str:
+    """The text of a manifest whose digest fits, where it can have one: what is tested lies behind that check."""
+    try:
+        return Manifest.model_validate(manifest).sealed().model_dump_json()
+    except ValidationError:
+        return json.dumps(manifest)

@@ -91,7 +91,6 @@ def test_a_missing_tokenizer_is_named(run: TinyRun) -> None:
     )
 
 
-@pytest.mark.xfail(reason="check_files only looks whether files exist; the run itself refuses this")
 def test_a_truncated_data_set_is_found_by_the_check(run: TinyRun, tmp_path: Path) -> None:
     content = (run.folder / "data" / "tiny_text_document.bin").read_bytes()
     (tmp_path / "short.bin").write_bytes(content[:1000])

@@ -184,7 +184,6 @@ def test_75_when_asked_to_stop_and_the_same_command_goes_on(tmp_path: Path, proc
     assert manifest["state"]["data"]["consumed_samples"] == 4 * steps
 
 
-@pytest.mark.xfail(reason="a rank takes the scheduler's signal and the launcher's for two requests, and ends unsaved")
 def test_75_when_a_scheduler_asks_every_process(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     process = run.start_training("training.steps=60", processes=2)

@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from firstlight.resilience.signals import STOP_SIGNALS, StopRequest
+from firstlight.resilience.signals import SAME_REQUEST_SECONDS, STOP_SIGNALS, StopRequest
 from tests.runs import environment
 
 both_signals = pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: signal.Signals(number).name)
@@ -40,12 +39,12 @@ def test_a_signal_is_remembered(number: int) -> None:
 
 
 @both_signals
-def test_a_second_signal_ends_the_process(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = StopRequest()
+def test_a_second_signal_ends_the_process(number: int) -> None:
+    times = iter((100.0, 100.0 + SAME_REQUEST_SECONDS, 101.0 + SAME_REQUEST_SECONDS))
+    request = StopRequest(clock=lambda: next(times))
     with request.listening():
         os.kill(os.getpid(), signal.SIGTERM)
-        later = time.monotonic() + 3600
-        monkeypatch.setattr(time, "monotonic", lambda: later)
+        os.kill(os.getpid(), number)  # comes along with the first
         with pytest.raises(SystemExit) as caught:
             os.kill(os.getpid(), number)
     assert caught.value.code == 128 + number
