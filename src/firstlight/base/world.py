@@ -30,9 +30,16 @@ class World:
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
             return cls()
         store = os.environ.get(STORE_VARIABLE)
-        size = _number("WORLD_SIZE")
+        rank, size = _number("RANK"), _number("WORLD_SIZE")
+        if rank >= size:
+            raise InputError(f"environment variable RANK = {rank} is not one of the WORLD_SIZE = {size} ranks")
+        if size > 1 and not store and "MASTER_ADDR" not in os.environ:
+            raise InputError(
+                "environment variable MASTER_ADDR is not set, so the ranks cannot meet; "
+                "use --nproc-per-node, or a launcher that sets it"
+            )
         return cls(
-            rank=_number("RANK"),
+            rank=rank,
             size=size,
             local_rank=_number("LOCAL_RANK", default=0),
             local_size=_number("LOCAL_WORLD_SIZE", default=size),
@@ -89,9 +96,10 @@ def _number(name: str, default: int | None = None) -> int:
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
-    if text is None or not text.isdigit():
+    if text is None or not (text.isascii() and text.isdecimal()):
+        what = "is not set" if text is None else f"= {text!r} is not a number"
         raise InputError(
-            f"environment variable {name} = {text!r} is not a number; a launcher must set RANK and WORLD_SIZE, "
+            f"environment variable {name} {what}; a launcher must set RANK and WORLD_SIZE, "
             "or neither of them for a single process"
         )
     return int(text)

@@ -91,7 +91,10 @@ class CheckpointWriter:
 
 def _remove(old: Sequence[Path]) -> None:
     for folder in old:
-        shutil.rmtree(_set_aside(folder))
+        try:
+            shutil.rmtree(_set_aside(folder))
+        except OSError as error:
+            raise FirstlightError(f"old checkpoint {folder} cannot be removed: {error}") from error
 
 
 def _set_aside(folder: Path) -> Path:

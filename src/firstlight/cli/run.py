@@ -9,7 +9,7 @@ import typer
 
 from firstlight.base.errors import InputError
 
-Run = Annotated[Path, typer.Argument(help="A run's output folder.", show_default=False)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's output folder.", show_default=False)]
 
 
 class ExportDtype(StrEnum):
@@ -81,7 +81,7 @@ def export(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of runs.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Output folders of runs.", show_default=False)],
     output: Annotated[Path | None, typer.Option(help="The page; default: report.html in the first run.")] = None,
 ) -> None:
     """Write one HTML page with the curves and figures of one or more runs."""

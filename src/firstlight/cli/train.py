@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.world import World, leave_exit_code
 from firstlight.cli.config import ConfigFile, Overrides, check_files
 from firstlight.config.load import Loaded, load
+
+if TYPE_CHECKING:
+    from firstlight.train.loop import Outcome
 
 NumProcesses = Annotated[
     int | None, typer.Option("--nproc-per-node", min=1, help="Start this many processes on this machine.")
@@ -54,12 +57,16 @@ def _run(loaded: Loaded, world: World) -> int:
         raise
     finally:
         leave_exit_code(world, exit_code)
+    if world.rank == 0:
+        _say_how_it_ended(outcome, loaded.config.training.output_folder)
+    return outcome.exit_code
+
+
+def _say_how_it_ended(outcome: "Outcome", folder: Path) -> None:
     logger = log.get_logger()
-    folder = loaded.config.training.output_folder
     if outcome.exit_code:
         logger.error("stopped after step %d: %s; saved in %s", outcome.step, outcome.reason, folder)
     elif outcome.first_step == outcome.step:
         logger.info("nothing to do: %s holds all %d steps already", folder, outcome.step)
     else:
         logger.info("done: steps %d to %d, in %s", outcome.first_step + 1, outcome.step, folder)
-    return outcome.exit_code

@@ -26,7 +26,7 @@ def launch_local(arguments: Sequence[str], *, num_processes: int) -> int:
 
     A signal to this process reaches the ranks, which save and end; the exit code is then theirs.
     """
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    _silence_torchelastic()
     with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
         store_folder = Path(folder)
         threads = max(1, available_cores() // num_processes)
@@ -40,6 +40,13 @@ def launch_local(arguments: Sequence[str], *, num_processes: int) -> int:
         except SignalException as request:
             return read_exit_code(store_folder, default=128 + request.sigval.value)
     return 0
+
+
+def _silence_torchelastic() -> None:
+    """Its loggers each have a level of their own; what they would say, the ranks and the exit code say better."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _launch_config(store_folder: Path, num_processes: int) -> LaunchConfig:

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
-from firstlight.observe.record import Record
+from firstlight.observe.record import Record, held_out_sets
 
 METRICS_FILE = "metrics.jsonl"
 VERSION = 1
@@ -23,12 +23,15 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[str] | None = None
+        self._evaluated: set[tuple[object, ...]] = set()
 
     def open(self, step: int, /) -> None:
         """Continue the file after `step`; lines of later steps and a torn last line are removed from it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             _keep_until(self._path, step)
+            lines = read_metrics(self._path)
+            self._evaluated = {_subject(line) for line in lines if line["kind"] == "evaluation"}
         self._file = self._path.open("a", encoding="utf-8")
 
     def write_step(self, record: Record, /) -> None:
@@ -36,8 +39,10 @@ class JsonLines:
         self._write("step", record)
 
     def write_evaluation(self, record: Record, /) -> None:
-        """Append a line of kind "evaluation"."""
-        self._write("evaluation", record)
+        """Append a line of kind "evaluation", unless this one is there: a restarted run may repeat the last one."""
+        if _subject(record) not in self._evaluated:
+            self._evaluated.add(_subject(record))
+            self._write("evaluation", record)
 
     def close(self) -> None:
         """Close the file."""
@@ -52,6 +57,11 @@ class JsonLines:
         line = {"kind": kind, "version": VERSION, **finite}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _subject(record: Record) -> tuple[object, ...]:
+    """What an evaluation is of: its step and its sets."""
+    return (record["step"], *sorted(held_out_sets(record)))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from firstlight.base.errors import FirstlightError
 from firstlight.base.log import get_logger
 from firstlight.base.report import EvalReport, Report, StepReport
 from firstlight.config.training import MonitorConfig
@@ -80,7 +81,7 @@ class Recorder:
         self._say_peak()
         try:
             for sink in self._sinks:
-                sink.open(step)
+                _open(sink, step)
             yield
             if self._unwritten is not None:
                 self._write_step(self._unwritten)
@@ -155,6 +156,13 @@ class Recorder:
                 get_logger().warning("%s stops here, the run goes on: %s", type(sink).__name__, error)
                 self._sinks.remove(sink)
                 _close(sink)
+
+
+def _open(sink: Sink, step: int) -> None:
+    try:
+        sink.open(step)
+    except OSError as error:
+        raise FirstlightError(f"{type(sink).__name__} (monitor.sinks) cannot be opened: {error}") from None
 
 
 def _close(sink: Sink) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from firstlight.base.errors import EXIT_PREEMPTED
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proceed:
@@ -14,6 +16,11 @@ class Stop:
 
     reason: str
     exit_code: int
+
+    @property
+    def is_request(self) -> bool:
+        """Whether it was asked for from outside; nothing is wrong with the run."""
+        return self.exit_code == EXIT_PREEMPTED
 
 
 Verdict = Proceed | Stop

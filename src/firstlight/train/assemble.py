@@ -9,8 +9,9 @@ from firstlight.base.peers import Peers
 from firstlight.base.world import World
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.schema import RunConfig
+from firstlight.data.checked_dataset import CheckedDataset
 from firstlight.data.fingerprint import fingerprint
-from firstlight.data.gpt_dataset import GptDataset
+from firstlight.data.gpt_dataset import Dataset
 from firstlight.data.metadata import bytes_per_token
 from firstlight.data.open import open_held_out, open_training_data
 from firstlight.data.stream import TokenStream
@@ -50,7 +51,8 @@ class Place:
 class Inputs:
     """The data of a run, opened and checked before anything is built."""
 
-    train: GptDataset
+    train: Dataset
+    train_fingerprint: str
     held_out: list[HeldOutSet]
     end_of_document: int | None
 
@@ -62,10 +64,12 @@ def open_inputs(config: RunConfig) -> Inputs:
     if config.data.train.mask_after_end_of_document:
         end_of_document = end_of_document_id(load_tokenizer(config.data.tokenizer), config.data.tokenizer, None)
     training = config.training
+    train = open_training_data(
+        config.data, steps=training.steps, global_batch_size=training.global_batch_size, seed=training.seed
+    )
     return Inputs(
-        train=open_training_data(
-            config.data, steps=training.steps, global_batch_size=training.global_batch_size, seed=training.seed
-        ),
+        train=CheckedDataset(train, name=str(train.indexed.prefix), vocab_size=config.model.vocab_size),
+        train_fingerprint=fingerprint(train.indexed),
         held_out=open_held_out_sets(config),
         end_of_document=end_of_document,
     )
@@ -75,7 +79,11 @@ def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
     """The held-out sets of `data.evaluate`."""
     length = config.data.train.sequence_length
     return [
-        HeldOutSet(name=one.name, dataset=open_held_out(one, length), bytes_per_token=bytes_per_token(one.path))
+        HeldOutSet(
+            name=one.name,
+            dataset=CheckedDataset(open_held_out(one, length), name=str(one.path), vocab_size=config.model.vocab_size),
+            bytes_per_token=bytes_per_token(one.path),
+        )
         for one in config.data.evaluate
     ]
 
@@ -92,7 +100,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         model=model,
         optimizer=_optimizer(config, model, balancing),
         data=_stream(config, inputs, layout, place.world.rank),
-        data_fingerprint=fingerprint(inputs.train.indexed),
+        data_fingerprint=inputs.train_fingerprint,
         guard=guard,
         total_steps=config.training.steps,
     )

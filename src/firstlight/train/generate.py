@@ -24,11 +24,11 @@ class Sampling:
 def generate(run: TrainedRun, prompt: str, sampling: Sampling) -> str:
     """`prompt` and what the model makes of it, up to the end of the document.
 
-    Raises InputError when the prompt is empty or has no room in the context.
+    An empty prompt begins a document. Raises InputError when the prompt has no room in the context.
     """
     tokenizer = load_tokenizer(run.folder.tokenizer)
     end = end_of_document_id(tokenizer, run.folder.tokenizer)
-    # An empty prompt begins a document, as the end of the one before does in the training data.
+    # In the training data a document begins behind the end of another.
     tokens = tokenizer.encode(prompt, add_special_tokens=False).ids or [end]
     context = run.config.data.train.sequence_length
     if len(tokens) > context:

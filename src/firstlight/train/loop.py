@@ -1,5 +1,6 @@
 """The loop. It knows an engine, a checkpointer, a guard and a recorder, and nothing of what is behind them."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from firstlight.base.report import StepReport
@@ -35,15 +36,17 @@ class Outcome:
 
 def run(parts: Parts, state: TrainState) -> Outcome:
     """Take optimizer steps until all are done or the guard stops the run. The last state is always saved."""
-    first_step = parts.checkpointer.restore(state) or 0
     outcome = None
-    with parts.guard.armed(), parts.recorder.open(state.step, samples=state.samples, tokens=state.tokens):
+    with parts.guard.armed(), ExitStack() as opened:
+        first_step = parts.checkpointer.restore(state) or 0
+        opened.enter_context(parts.recorder.open(state.step, samples=state.samples, tokens=state.tokens))
         evaluate_if_due(parts, state)
         while not state.finished() and outcome is None:
             report = train_step(parts, state)
             parts.recorder.record(report)
             verdict = parts.guard.judge(report)
-            if isinstance(verdict, Stop):
+            # A request to stop that comes with the last step has nothing left to stop.
+            if isinstance(verdict, Stop) and not (verdict.is_request and state.finished()):
                 outcome = Outcome(
                     first_step=first_step, step=state.step, reason=verdict.reason, exit_code=verdict.exit_code
                 )

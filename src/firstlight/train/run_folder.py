@@ -74,9 +74,15 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            replace_durably(self.configuration, dump(config).encode())
+            self._write(self.configuration, dump(config))
             if config.data.tokenizer != self.tokenizer:
                 shutil.copyfile(_tokenizer_file(config.data.tokenizer), self.tokenizer)
+        except OSError as error:
+            raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            replace_durably(path, text.encode())
         except OSError as error:
             raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
 
@@ -91,7 +97,7 @@ class RunFolder:
         versions = {"firstlight": __version__, "python": platform.python_version()}
         versions |= {package: version(package) for package in _PACKAGES}
         text = json.dumps({**facts, "versions": versions}, indent=1)
-        replace_durably(self.facts, text.encode())
+        self._write(self.facts, text)
 
 
 def open_run(path: Path) -> tuple[RunFolder, RunConfig]:

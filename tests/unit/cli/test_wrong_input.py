@@ -160,8 +160,8 @@ def test_a_number_of_processes_that_does_not_fit(run: TinyRun, overrides: list[s
 @pytest.mark.parametrize(
     ("variables", "what"),
     [
-        ({"RANK": "0"}, "environment variable WORLD_SIZE = None is not a number"),
-        ({"WORLD_SIZE": "2"}, "environment variable RANK = None is not a number"),
+        ({"RANK": "0"}, "environment variable WORLD_SIZE is not set"),
+        ({"WORLD_SIZE": "2"}, "environment variable RANK is not set"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "environment variable RANK = '-1' is not a number"),
         ({"RANK": "0", "WORLD_SIZE": "two"}, "environment variable WORLD_SIZE = 'two' is not a number"),
     ],
@@ -174,9 +174,22 @@ def test_a_launcher_that_says_half(
     assert what in refused(run, *train_arguments())
 
 
+@pytest.mark.parametrize(
+    ("rank", "size", "what"), [("0", "0", "WORLD_SIZE = 0"), ("5", "2", "RANK = 5"), ("0", "2", "MASTER_ADDR")]
+)
+def test_a_launcher_that_says_what_cannot_be(
+    run: TinyRun, monkeypatch: pytest.MonkeyPatch, rank: str, size: str, what: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert what in refused(run, *train_arguments())
+
+
 def test_two_launchers(run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     message = refused(run, *train_arguments(processes=2))
     assert message.startswith("--nproc-per-node was given to a process that a launcher has started already")
 

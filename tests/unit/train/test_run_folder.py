@@ -161,6 +161,12 @@ def test_facts_are_kept_with_versions(folder: RunFolder) -> None:
     assert set(facts["versions"]) >= {"firstlight", "python", "torch"}
 
 
+def test_facts_that_cannot_be_written_are_said(folder: RunFolder) -> None:
+    folder.facts.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"training\.output_folder"):
+        folder.record_facts({"parameters": 3})
+
+
 @pytest.mark.parametrize("name", ["", "none"])
 def test_what_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError) as caught:

@@ -125,6 +125,16 @@ def test_a_run_stopped_where_an_evaluation_is_due_has_it_in_the_end(
     assert [line["step"] for line in copy.metrics("evaluation")] == [2, 4]
 
 
+def test_an_evaluation_that_was_made_up_for_is_written_once(copy: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copy.output)
+    stop_at(monkeypatch, 4)
+    train_here(copy)
+    monkeypatch.undo()
+    train_here(copy)
+    assert train_here(copy).step == 4
+    assert [line["step"] for line in copy.metrics("evaluation")] == [4]
+
+
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Have the guard stop the run after `step` steps."""
 

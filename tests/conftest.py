@@ -1,4 +1,4 @@
-"""One thread for each worker of the test run: with more than there are cores, they mostly wait for one another."""
+"""For all tests: one thread for each worker of the test run; with more than there are cores, they mostly wait."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """The number of threads is the process's, so it is put back."""
     threads = torch.get_num_threads()
