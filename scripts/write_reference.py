@@ -93,10 +93,15 @@ def ordered(root: type[BaseModel]) -> list[type[BaseModel]]:
     return list(found)
 
 
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *map(table, ordered(RunConfig))])
+
+
 def main() -> None:
     """Write the page."""
     TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text("\n".join([HEAD, *map(table, ordered(RunConfig))]), encoding="utf-8")
+    TARGET.write_text(reference(), encoding="utf-8")
     print(f"wrote {TARGET.relative_to(Path.cwd()) if TARGET.is_relative_to(Path.cwd()) else TARGET}")
 
 
