@@ -1,0 +1,42 @@
+"""The switches of a training section that change how, but not what, is computed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.runs import TinyRun, make_tiny_run
+from tests.unit.train.tiny import train_here
+
+STEPS = 12
+
+
+def losses(folder: Path, *overrides: str) -> list[float]:
+    run: TinyRun = make_tiny_run(folder)
+    train_here(run, f"training.steps={STEPS}", *overrides)
+    return [line["loss"] for line in run.metrics("step")]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(tmp_path_factory.mktemp("plain"))
+
+
+def test_bf16_follows_fp32(plain: list[float], tmp_path: Path):
+    rounded = losses(tmp_path, "training.precision=bf16")
+    assert rounded[-1] < rounded[0]
+    assert rounded == pytest.approx(plain, rel=0.01)
+    assert rounded != plain
+
+
+def test_deterministic_changes_nothing_on_cpu(plain: list[float], tmp_path: Path):
+    assert losses(tmp_path, "training.deterministic=true") == plain
+
+
+def test_recomputation_changes_nothing(plain: list[float], tmp_path: Path):
+    assert losses(tmp_path, "recompute.kind=full") == plain
+
+
+def test_masking_after_the_end_of_a_document_changes_the_loss(plain: list[float], tmp_path: Path):
+    masked = losses(tmp_path, "data.train.mask_after_end_of_document=true")
+    assert masked != plain
+    assert masked == pytest.approx(plain, rel=0.05)
