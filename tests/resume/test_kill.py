@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,21 @@ OVERRIDES = (
     "training.micro_batch_size=1",
     "checkpoint.save_every_steps=2",
 )
+
+# The first four flushes are those of config.yaml and run.json.
+KILLED_AT_FLUSH = """
+import os, signal
+from firstlight.cli.main import main
+flushes, flush = 0, os.fsync
+def flush_or_die(descriptor):
+    global flushes
+    flushes += 1
+    if flushes == {flush}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    flush(descriptor)
+os.fsync = flush_or_die
+main()
+"""
 
 
 def start(run: TinyRun, processes: int) -> subprocess.Popen[bytes]:
@@ -77,11 +93,22 @@ def test_killed_at_several_steps(undisturbed: dict[int, tuple[TinyRun, Manifest]
     assert losses == [(line["step"], line["loss"]) for line in reference.metrics("step")]
 
 
-def test_killed_while_saving(undisturbed: dict[int, tuple[TinyRun, Manifest]], tmp_path: Path):
+@pytest.mark.parametrize("flush", [5, 8, 10, 11])
+def test_killed_while_saving(undisturbed: dict[int, tuple[TinyRun, Manifest]], flush: int, tmp_path: Path):
+    """SIGKILL in the first save: at the weights, the manifest, the publishing rename and the pointer to it."""
     run = make_tiny_run(tmp_path)
-    is_saving = lambda: any(run.checkpoints.glob(".staging-step-00000004*"))  # noqa: E731
-    kill_when(start(run, 1), is_saving)
-    assert read_manifest(candidates(run.checkpoints)[0]).step in (2, 4)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_FLUSH.format(flush=flush), *train_arguments(*OVERRIDES)],
+        cwd=run.folder,
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert last_step(run) == 2
+    # Published by the rename behind the ninth flush.
+    assert len(candidates(run.checkpoints)) == (flush > 9)
     assert finish(run, 1).files == undisturbed[1][1].files
 
 
