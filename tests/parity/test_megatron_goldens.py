@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from firstlight.data.gpt_dataset import GptDataset
 from firstlight.data.gpt_order import build_order, build_sample_index
 from firstlight.data.indexed import TOKEN_TYPES, IndexedDataset, best_dtype
+from firstlight.data.indexed_merge import merge
 from firstlight.data.indexed_writer import IndexedWriter
 from firstlight.data.prepare import PrepareRequest, prepare
 from firstlight.data.split import parse_split, split_bounds
@@ -222,6 +223,37 @@ def test_prepare_writes_what_megatron_wrote(name: str, tmp_path: Path) -> None:
         )
     )
     _assert_same_files(tmp_path / f"{name}_text_document", GOLDENS / "data" / f"{name}_text_document")
+
+
+def test_a_merge_is_megatrons(tmp_path: Path) -> None:
+    golden = json.loads((GOLDENS / "lowlevel.json").read_text())
+    merge([GOLDENS / name for name in golden["merged_of"]], tmp_path / "merged")
+    for suffix, expected in golden["merged_sha256"].items():
+        assert hashlib.sha256((tmp_path / f"merged{suffix}").read_bytes()).hexdigest() == expected
+
+
+@pytest.mark.parametrize("encoder", ["tokenizers", "auto"])
+def test_rows_are_those_of_wikitext_to_bin(encoder: Literal["tokenizers", "auto"], tmp_path: Path) -> None:
+    """MindFormers' tool begins paragraphs with a token, ends them with none, and always stores int32."""
+    folder = GOLDENS.parent / "mindspore" / "megatron"
+    prepare(
+        PrepareRequest(
+            inputs=(folder / "wiki.train.tokens",),
+            tokenizer=folder / "tokenizer.json",
+            output_prefix=tmp_path / "stitch_64",
+            held_out_fraction=0.0,
+            format="wikitext",
+            documents="paragraph",
+            encoder=encoder,
+            bos_token="<｜begin▁of▁sentence｜>",
+            append_eod=False,
+            rows="stitch",
+            sequence_length=64,
+            dtype="int32",
+            parse_special_tokens=True,
+        )
+    )
+    _assert_same_files(tmp_path / "stitch_64_text_document", folder / "stitch_64_text_document")
 
 
 def _assert_same_files(ours: Path, golden: Path) -> None:

@@ -9,8 +9,9 @@ import typer
 from firstlight.base.world import available_cores
 from firstlight.data.corpus import Corpus, corpus_files, standard_library
 from firstlight.data.document import Reader
-from firstlight.data.prepare import PrepareRequest, SetSummary
+from firstlight.data.prepare import PrepareRequest
 from firstlight.data.prepare import prepare as prepare_data
+from firstlight.data.set_builder import SetSummary
 from firstlight.data.tokenizer import train_tokenizer
 
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Make a tokenizer.")
@@ -22,6 +23,48 @@ class Documents(StrEnum):
     FILE = "file"
     LINE = "line"
     BLANK_LINE = "blank-line"
+    ARTICLE = "article"
+    PARAGRAPH = "paragraph"
+
+
+class Format(StrEnum):
+    """How a file is read."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    JSONL = "jsonl"
+    WIKITEXT = "wikitext"
+    PARQUET = "parquet"
+
+
+class Encoders(StrEnum):
+    """What encodes the text."""
+
+    AUTO = "auto"
+    TOKENIZERS = "tokenizers"
+    GIGATOKEN = "gigatoken"
+
+
+class OnError(StrEnum):
+    """What to do about a document that cannot be read."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
+class Rows(StrEnum):
+    """How documents become rows of one length."""
+
+    STITCH = "stitch"
+    PAD = "pad"
+
+
+class Dtype(StrEnum):
+    """How ids are stored."""
+
+    AUTO = "auto"
+    UINT16 = "uint16"
+    INT32 = "int32"
 
 
 MoreInputs = Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More of --input.")]
@@ -30,11 +73,30 @@ Inputs = Annotated[
     typer.Option(
         "--input",
         metavar="PATH...",
-        help="Text files, .jsonl files or folders; several may follow. Without it: Python's own standard library.",
+        help="Text, .jsonl or .parquet files, compressed or not, folders, 'quoted/*.txt' patterns, - for standard "
+        "input; several may follow. Without it: Python's own standard library.",
     ),
 ]
-DocumentsOption = Annotated[Documents, typer.Option("--documents", help="What one document of a text file is.")]
-JsonKey = Annotated[str, typer.Option(help="The key that holds the text in JSON lines.")]
+DocumentsOption = Annotated[
+    Documents | None,
+    typer.Option(
+        "--documents", help="What one document is: of text, file (default), line, blank-line; of WikiText, article ..."
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How files are read; auto: by their names.")]
+OnErrorOption = Annotated[
+    OnError, typer.Option(help="At a document that cannot be read: stop, or leave it out and say so.")
+]
+EncoderOption = Annotated[
+    Encoders, typer.Option(help="What encodes: gigatoken where it is installed and agrees, or tokenizers.")
+]
+RowsOption = Annotated[
+    Rows | None, typer.Option(help="Rows of one length instead of documents: all stitched and cut, or each padded.")
+]
+SequenceLength = Annotated[
+    int | None, typer.Option(min=1, help="Rows have one token more than this.", show_default=False)
+]
+JsonKey = Annotated[str, typer.Option(help="The key or column that holds the text in JSON lines or Parquet.")]
 
 
 @tokenizer_app.command("train")
@@ -66,13 +128,23 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
     held_out_fraction: Annotated[
         float, typer.Option(min=0.0, max=0.5, help="Share of whole documents kept apart for evaluation.")
     ] = 0.0,
-    documents: DocumentsOption = Documents.FILE,
+    format_: Annotated[
+        Format, typer.Option("--format", help="How files are read; auto: by their names.")
+    ] = Format.AUTO,
+    documents: DocumentsOption = None,
     json_key: JsonKey = "text",
+    on_error: OnErrorOption = OnError.STOP,
+    encoder: EncoderOption = Encoders.AUTO,
+    bos_token: Annotated[str | None, typer.Option(help="A token to begin every document with; default: none.")] = None,
     eod_token: Annotated[str | None, typer.Option(help="The token that ends a document; default: found.")] = None,
     append_eod: Annotated[bool, typer.Option(help="End every document with that token.")] = True,
     parse_special_tokens: Annotated[
         bool, typer.Option(help="Take special tokens that are spelled out in the text for what they say.")
     ] = False,
+    rows: RowsOption = None,
+    sequence_length: SequenceLength = None,
+    pad_token: Annotated[str | None, typer.Option(help="The token that fills rows up.", show_default=False)] = None,
+    dtype: Annotated[Dtype, typer.Option(help="How ids are stored; auto: as Megatron does.")] = Dtype.AUTO,
 ) -> None:
     """Turn text into a Megatron data set of token ids, and a held-out one."""
     summary = prepare_data(
@@ -81,17 +153,27 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
             tokenizer=tokenizer,
             output_prefix=output_prefix,
             held_out_fraction=held_out_fraction,
-            documents=documents.value,
+            format=format_.value,
+            documents=documents.value if documents else None,
             json_key=json_key,
+            on_error=on_error.value,
+            encoder=encoder.value,
+            bos_token=bos_token,
             eod_token=eod_token,
             append_eod=append_eod,
             parse_special_tokens=parse_special_tokens,
+            rows=rows.value if rows else None,
+            sequence_length=sequence_length,
+            pad_token=pad_token,
+            dtype=dtype.value,
             workers=workers or available_cores(),
         )
     )
     for name, one in (("training", summary.training), ("held out", summary.held_out)):
         if one is not None:
             typer.echo(f"{name}: {_describe(one)}")
+    if summary.num_left_out:
+        typer.echo(f"left out: {summary.num_left_out:,} documents that could not be read, named in {summary.metadata}")
     typer.echo(f"about them: {summary.metadata}")
 
 

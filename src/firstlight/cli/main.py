@@ -10,7 +10,7 @@ from firstlight.base import log
 from firstlight.base.errors import FirstlightError
 from firstlight.base.peers import PeerFailed
 from firstlight.base.world import ask_for_reproducible_products
-from firstlight.cli import config, data, run, train
+from firstlight.cli import config, data, dataset, run, train
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failure while running, 2 wrong input, 3 no loadable checkpoint, 75 preempted and saved."
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(data.tokenizer_app, name="tokenizer")
 app.command("prepare")(data.prepare)
+app.add_typer(dataset.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(run.evaluate)
 app.command("generate")(run.generate)

@@ -12,6 +12,7 @@ class Source(Section):
 
     path: AbsolutePath
     weight: Positive = 1.0
+    """The share of the samples that come from here, relative to the other sources' weights."""
 
 
 def _at_least_one(sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -22,10 +23,11 @@ def _at_least_one(sources: tuple[Source, ...]) -> tuple[Source, ...]:
 
 
 class TrainData(Section):
-    """What the model learns from. `order: megatron` is Megatron-LM's GPTDataset order, to the bit."""
+    """What the model learns from; several sources are mixed by weight as in Megatron-LM's BlendedDataset."""
 
     sources: Annotated[tuple[Source, ...], AfterValidator(_at_least_one)]
-    order: Literal["megatron"] = "megatron"
+    order: Literal["megatron", "permuted"] = "megatron"
+    """`megatron` is Megatron-LM's GPTDataset order, to the bit; `permuted` needs no index and starts at once."""
     sequence_length: Count
     split: str = "1,0,0"
     """Shares of each source for train, validation and test, as Megatron writes them; the first one is trained on."""

@@ -63,16 +63,6 @@ def positions_cover_the_sequence(config: RunConfig, _world_size: int) -> Iterato
         )
 
 
-def one_source_until_blends(config: RunConfig, _world_size: int) -> Iterator[Broken]:
-    """Mixing sources is not built yet, and must not be ignored."""
-    count = len(config.data.train.sources)
-    if count > 1:
-        yield Broken(
-            path=("data", "train", "sources"),
-            message=f"data.train.sources has {count} entries; mixtures are not available yet, use one source",
-        )
-
-
 def schedule_fits_the_steps(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """Warm-up and decay happen within the run."""
     schedule, steps = config.lr_scheduler, config.training.steps
@@ -160,7 +150,6 @@ RULES: tuple[Rule, ...] = (
     family_has_the_choices,
     mtp_needs_deepseek,
     positions_cover_the_sequence,
-    one_source_until_blends,
     schedule_fits_the_steps,
     experts_divide,
     axes_are_built,

@@ -1,24 +1,33 @@
 """Which files a corpus is made of, and which of its documents are held out."""
 
+import glob
 import hashlib
 import os
+import shutil
+import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from firstlight.base.errors import InputError
+from firstlight.data.byte_source import COMPRESSED_SUFFIXES, inner_suffix
 from firstlight.data.document import CorpusFile, Document, Reader
+from firstlight.data.faults import BadDocumentError
 
 # fmt: off
 TEXT_SUFFIXES = (
-    ".txt", ".text", ".tokens", ".md", ".rst", ".tex", ".html", ".xml", ".css", ".csv", ".tsv", ".jsonl", ".yaml",
-    ".yml", ".toml", ".cfg", ".ini",
+    ".txt", ".text", ".tokens", ".md", ".rst", ".tex", ".html", ".xml", ".css", ".csv", ".tsv", ".jsonl", ".parquet",
+    ".yaml", ".yml", ".toml", ".cfg", ".ini",
     ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".kt", ".js", ".ts", ".tsx",
     ".jsx", ".rb", ".php", ".pl", ".lua", ".sh", ".sql", ".scala", ".swift", ".jl", ".r",
 )
 # fmt: on
-"""Files in folders that are read; a file that is named itself is read whatever it is called."""
+"""Files in folders that are read, compressed or not; a file that is named itself is read whatever it is called."""
+
+STANDARD_INPUT = Path("-")
 
 # fmt: off
 _LEFT_OUT = (
@@ -39,10 +48,19 @@ class Corpus:
         self._digest = hashlib.sha256()
         self._reader = replace(reader or Reader(), on_bytes=self._count)
 
-    def documents(self) -> Iterator[Document]:
-        """All documents, once; each must be read before the next is asked for. Raises InputError as `Reader`."""
+    def documents(self, on_fault: Callable[[BadDocumentError], None] | None = None) -> Iterator[Document]:
+        """All documents, once; each must be read before the next is asked for.
+
+        With `on_fault`, a file that cannot be read any further is reported to it and the next one is begun.
+        Raises InputError as `Reader`.
+        """
         for file in self.files:
-            yield from self._reader.documents(file)
+            try:
+                yield from self._reader.documents(file)
+            except BadDocumentError as fault:
+                if on_fault is None:
+                    raise
+                on_fault(fault)
 
     def texts(self) -> Iterator[str]:
         """The text of all documents, in pieces of at most 1 MiB: what a tokenizer is trained on."""
@@ -59,20 +77,37 @@ class Corpus:
         self._digest.update(raw)
 
 
-def corpus_files(inputs: Sequence[Path]) -> list[CorpusFile]:
-    """The files of `inputs`: named ones as they are, folders with all text files in them, by path, hidden ones not.
+def corpus_files(inputs: Sequence[Path], standard_input: Path | None = None) -> list[CorpusFile]:
+    """The files of `inputs`: named ones as they are, folders with all text files in them, by path, hidden ones not,
+    patterns with what they match, by path. `-` is `standard_input`, a file with what came from there.
 
-    Raises InputError when one does not exist or a folder has no text file.
+    Raises InputError when one does not exist, a folder has no text file or a pattern matches nothing.
     """
     files: list[CorpusFile] = []
     for path in inputs:
-        if path.is_dir():
+        if path == STANDARD_INPUT:
+            files.append(_standard_input_file(standard_input))
+        elif path.is_dir():
             files.extend(_files_in(path))
         elif path.exists():
             files.append(CorpusFile(path=path, name=path.name))
+        elif glob.has_magic(str(path)):
+            files.extend(_matching_files(path))
         else:
-            raise InputError(f"{path} does not exist; --input needs a text file, a .jsonl file or a folder of them")
+            raise InputError(
+                f"{path} does not exist; --input needs a text file, a .jsonl file, a folder of them, a pattern or -"
+            )
     return files
+
+
+@contextmanager
+def kept_standard_input(folder: Path) -> Iterator[Path]:
+    """A file in `folder` with all of standard input, while the context lasts: a corpus may be read twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(prefix="standard-input.", suffix=".partial", dir=folder) as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        file.flush()
+        yield Path(file.name)
 
 
 def standard_library(folder: Path | None = None) -> list[CorpusFile]:
@@ -96,12 +131,35 @@ def is_held_out(name: str, fraction: float) -> bool:
     return number < fraction * 2**64
 
 
+def _standard_input_file(path: Path | None) -> CorpusFile:
+    if path is None:
+        raise InputError("- is standard input, which only `firstlight prepare` reads; name a file")
+    return CorpusFile(path=path, name=str(STANDARD_INPUT), label="standard input")
+
+
+def _matching_files(pattern: Path) -> list[CorpusFile]:
+    """Files that match, and text files in folders that do; named from the first part of the pattern on that varies."""
+    parts = pattern.parts
+    num_fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:num_fixed])
+    found: set[Path] = set()
+    for match in map(Path, glob.glob(str(pattern), recursive=True)):
+        found.update([match] if match.is_file() else (match / name for name in _names(match) if _is_text(name)))
+    if not found:
+        raise InputError(f"no file matches {pattern}; quote the pattern, or see what is there")
+    return [CorpusFile(path=path, name=path.relative_to(root).as_posix()) for path in sorted(found)]
+
+
+def _is_text(name: str) -> bool:
+    return inner_suffix(name) in TEXT_SUFFIXES
+
+
 def _files_in(folder: Path) -> list[CorpusFile]:
-    names = [name for name in _names(folder) if Path(name).suffix.lower() in TEXT_SUFFIXES]
+    names = [name for name in _names(folder) if _is_text(name)]
     if not names:
         raise InputError(
-            f"the folder {folder} has no text files; these are read: {' '.join(TEXT_SUFFIXES)}; "
-            "name other files one by one"
+            f"the folder {folder} has no text files; these are read: {' '.join(TEXT_SUFFIXES)}, also with "
+            f"{' '.join(COMPRESSED_SUFFIXES)} after them; name other files one by one"
         )
     return [CorpusFile(path=folder / name, name=name) for name in names]
 

@@ -1,24 +1,32 @@
-"""Text files into documents, in pieces of bounded size."""
+"""Files into documents, in pieces of bounded size."""
 
 import codecs
 import itertools
-import json
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
-from firstlight.base.errors import InputError
+from firstlight.data import wikitext
+from firstlight.data.byte_source import inner_suffix, open_bytes
+from firstlight.data.faults import BadDocumentError, BrokenBytesError, broken
+from firstlight.data.json_text import texts_of_line
+from firstlight.data.parquet import parquet_rows
 
-DocumentMode = Literal["file", "line", "blank-line"]
+DocumentMode = Literal["file", "line", "blank-line", "article", "paragraph"]
+"""What one document is: of a text file the first three, of a WikiText file the last two."""
+FileFormat = Literal["auto", "text", "jsonl", "wikitext", "parquet"]
+"""How a file is read; `auto` goes by its name."""
 WHOLE_SIZE = 1 << 20
 """Up to so many characters a document is one piece of text."""
 PIECE_SIZE = 1 << 17
 """Characters in each piece of a larger document: small, as a tokenizer needs hundreds of bytes for each."""
 
-JSON_LINES = (".jsonl", ".json")
+_FORMATS: dict[str, FileFormat] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 _UTF8 = "utf-8-sig"
+_Line = tuple[int, str, BadDocumentError | None]
+"""Number from 1, text with its end, and what is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,13 @@ class CorpusFile:
 
     path: Path
     name: str
+    label: str = ""
+    """What messages call it, if not by its path."""
+
+    @property
+    def place(self) -> str:
+        """What messages call it."""
+        return self.label or str(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,7 @@ class Document:
     """A document under a stable name. Its sequences are of text in pieces, read while they are iterated over.
 
     Plain text is one sequence; a JSON list has several. Pieces of one sequence simply follow each other.
+    Iterating raises BadDocumentError for what is not text; the documents after it can still be read.
     """
 
     name: str
@@ -42,19 +58,25 @@ class Document:
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """How files become documents. `on_bytes` sees all bytes in the order in which they are read."""
+    """How files become documents. `on_bytes` sees all bytes of the files in the order in which they are read."""
 
     mode: DocumentMode = "file"
+    format: FileFormat = "auto"
     json_key: str = "text"
     on_bytes: Callable[[bytes], object] = len
 
     def documents(self, file: CorpusFile) -> Iterator[Document]:
         """The documents of one file; each must be read before the next is asked for.
 
-        Raises InputError, naming file and place, for what is not text in the file's encoding or not as JSON should be.
+        Raises InputError when the file cannot be opened, BadDocumentError when it cannot be read any further.
         """
-        if file.path.suffix in JSON_LINES:
+        format_ = _FORMATS.get(inner_suffix(file.name), "text") if self.format == "auto" else self.format
+        if format_ == "jsonl":
             return self._json_documents(file)
+        if format_ == "parquet":
+            return self._parquet_documents(file)
+        if format_ == "wikitext":
+            return self._wikitext_paragraphs(file) if self.mode == "paragraph" else self._wikitext_articles(file)
         if self.mode == "line":
             return self._line_documents(file)
         if self.mode == "blank-line":
@@ -64,48 +86,109 @@ class Reader:
     def _parts(self, file: CorpusFile) -> Iterator[str]:
         """The text of a whole file, as it is read."""
         decoder = codecs.getincrementaldecoder(_encoding(file.path))()
-        with _open(file.path) as handle:
+        with open_bytes(file.path, self.on_bytes) as handle:
             num_read = 0
-            while raw := handle.read(WHOLE_SIZE):
-                num_read += len(raw)
-                self.on_bytes(raw)
-                yield _decode(decoder, raw, file.path, num_read)
-            yield _decode(decoder, b"", file.path, num_read)
-
-    def _lines(self, file: CorpusFile) -> Iterator[tuple[int, str]]:
-        """(number from 1, text with its end) of each line."""
-        encoding = _encoding(file.path)
-        with _open(file.path) as handle:
-            for number, raw in enumerate(handle, start=1):
-                self.on_bytes(raw)
-                if number == 2 and encoding == _UTF8:
-                    encoding = "utf-8"  # a byte order mark may only open the file
+            line = 1
+            while True:
                 try:
-                    yield number, raw.decode(encoding)
+                    raw = handle.read(WHOLE_SIZE)
+                    text = decoder.decode(raw, final=not raw)
                 except UnicodeDecodeError as error:
-                    raise InputError(
-                        f"{file.path}:{number}: byte {error.start} of the line is not {error.encoding}; "
+                    place = num_read + len(raw) - len(error.object) + error.start  # it may hold bytes from before
+                    line += error.object[: error.start].count(b"\n")
+                    raise BadDocumentError(
+                        f"{file.place}:{line}: byte {place} of the file is not {error.encoding} ({error.reason}); "
                         "convert the file to UTF-8"
                     ) from None
+                except BrokenBytesError as error:
+                    raise BadDocumentError(f"{file.place}:{line}: {error}; copy the file again") from None
+                if not raw:
+                    yield text
+                    return
+                yield text
+                num_read += len(raw)
+                line += raw.count(b"\n")
+
+    def _lines(self, file: CorpusFile) -> Iterator[_Line]:
+        """Each line of a file; BadDocumentError when compressed data breaks off, at the line where it does."""
+        encoding = _encoding(file.path)
+        number = 0
+        with open_bytes(file.path, self.on_bytes) as handle:
+            try:
+                for number, raw in enumerate(handle, start=1):
+                    if number == 2 and encoding == _UTF8:
+                        encoding = "utf-8"  # a byte order mark may only open the file
+                    try:
+                        yield number, raw.decode(encoding), None
+                    except UnicodeDecodeError as error:
+                        fault = BadDocumentError(
+                            f"{file.place}:{number}: byte {error.start} of the line is not {error.encoding} "
+                            f"({error.reason}); convert the file to UTF-8"
+                        )
+                        yield number, raw.decode(encoding, errors="replace"), fault
+            except BrokenBytesError as error:
+                raise BadDocumentError(
+                    f"{file.place}:{number + 1}: {error}; nothing after this place can be read: copy the file again"
+                ) from None
 
     def _line_documents(self, file: CorpusFile) -> Iterator[Document]:
-        for number, line in self._lines(file):
+        for number, line, fault in self._lines(file):
+            name = f"{file.name}:{number}"
             text = line.rstrip("\r\n")
-            if text and not text.isspace():
-                yield Document(name=f"{file.name}:{number}", sequences=[cut([text])])
+            if fault is not None:
+                yield Document(name=name, sequences=broken(fault))
+            elif text and not text.isspace():
+                yield Document(name=name, sequences=[cut([text])])
 
     def _paragraphs(self, file: CorpusFile) -> Iterator[Document]:
         for is_blank, lines in itertools.groupby(self._lines(file), key=lambda line: line[1].isspace()):
             if not is_blank:
-                number, first = next(lines)
-                pieces = cut(itertools.chain([first], (text for _, text in lines)))
-                yield Document(name=f"{file.name}:{number}", sequences=[pieces])
+                yield _document_of_lines(file, lines)
+
+    def _wikitext_articles(self, file: CorpusFile) -> Iterator[Document]:
+        for lines in wikitext.articles(self._lines(file)):
+            yield _document_of_lines(file, lines)
+
+    def _wikitext_paragraphs(self, file: CorpusFile) -> Iterator[Document]:
+        try:
+            text = "".join(self._parts(file)).replace("\r\n", "\n")
+        except BadDocumentError as fault:
+            yield Document(name=file.name, sequences=broken(fault))
+            return
+        for number, paragraph in enumerate(wikitext.paragraphs(wikitext.detokenize(text)), start=1):
+            yield Document(name=f"{file.name}:{number}", sequences=[cut([paragraph])])
 
     def _json_documents(self, file: CorpusFile) -> Iterator[Document]:
-        for number, line in self._lines(file):
-            if not line.isspace():
-                texts = _texts(line, self.json_key, f"{file.path}:{number}")
-                yield Document(name=f"{file.name}:{number}", sequences=[cut([text]) for text in texts])
+        for number, line, fault in self._lines(file):
+            if line.isspace() and fault is None:
+                continue
+            try:
+                if fault is not None:
+                    raise fault
+                texts = texts_of_line(line, self.json_key, f"{file.place}:{number}")
+                sequences: Iterable[Iterable[str]] = [cut([text]) for text in texts]
+            except BadDocumentError as error:
+                sequences = broken(error)
+            yield Document(name=f"{file.name}:{number}", sequences=sequences)
+
+    def _parquet_documents(self, file: CorpusFile) -> Iterator[Document]:
+        for number, row in enumerate(parquet_rows(file.path, file.place, self.json_key, self.on_bytes), start=1):
+            sequences = broken(row) if isinstance(row, BadDocumentError) else [cut([text]) for text in row]
+            yield Document(name=f"{file.name}:{number}", sequences=sequences)
+
+
+def _document_of_lines(file: CorpusFile, lines: Iterator[_Line]) -> Document:
+    """A document named by its first line."""
+    first = next(lines)
+    return Document(name=f"{file.name}:{first[0]}", sequences=[cut(_sound(itertools.chain([first], lines)))])
+
+
+def _sound(lines: Iterable[_Line]) -> Iterator[str]:
+    """The text of lines, up to one with a fault."""
+    for _, text, fault in lines:
+        if fault is not None:
+            raise fault
+        yield text
 
 
 def cut(parts: Iterable[str]) -> Iterator[str]:
@@ -137,59 +220,14 @@ def cut_position(text: str) -> int:
     return text.rfind("\n") + 1 or max(0, text.rfind(" ")) or len(text)
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-
-
 def _encoding(path: Path) -> str:
     """UTF-8 with or without a byte order mark; for Python files what PEP 263 says."""
     if path.suffix != ".py":
         return _UTF8
-    with _open(path) as handle:
+    with open_bytes(path) as handle:
         try:
             encoding, _ = tokenize.detect_encoding(handle.readline)
             b"#".decode(encoding)  # refuses codecs that are not of text
         except (SyntaxError, LookupError) as error:
-            raise InputError(f"{path}: {error}; convert the file to UTF-8") from None
+            raise BadDocumentError(f"{path}:1: {error}; convert the file to UTF-8") from None
     return _UTF8 if encoding == "utf-8" else encoding
-
-
-def _decode(decoder: codecs.IncrementalDecoder, raw: bytes, path: Path, num_read: int) -> str:
-    """Text of the next bytes; `num_read` counts the file's bytes up to their end. No bytes: the file ends here."""
-    try:
-        return decoder.decode(raw, final=not raw)
-    except UnicodeDecodeError as error:
-        place = num_read - len(error.object) + error.start  # the decoder may hold bytes from before
-        raise InputError(
-            f"{path}: byte {place} is not {error.encoding} ({error.reason}); convert the file to UTF-8"
-        ) from None
-
-
-def _texts(line: str, key: str, place: str) -> list[str]:
-    """The text or list of texts under `key` of one line of JSON."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not a line of JSON: {error}; each line must be one JSON object") from None
-    if not isinstance(record, dict) or key not in record:
-        found = f"an object with {', '.join(map(repr, record))}" if isinstance(record, dict) else "no object"
-        raise InputError(f'{place}: found {found}; each line needs the key "{key}"; name another with --json-key')
-    value: Any = record[key]
-    texts = value if isinstance(value, list) else [value]
-    if not all(isinstance(text, str) for text in texts):
-        raise InputError(f'{place}: "{key}" holds neither a text nor a list of texts')
-    if "\\u" in line:
-        _refuse_surrogates(texts, place)
-    return texts
-
-
-def _refuse_surrogates(texts: Iterable[str], place: str) -> None:
-    """Half a surrogate pair, as in "\\ud800", is not text and no tokenizer takes it."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{place}: character {error.start} is half a surrogate pair; mend or drop it") from None

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.base.errors import InputError
+from firstlight.data import native
+from firstlight.data.shuffle import shuffle
 
 _BLOCK = 1 << 20
 _LARGEST_INT32 = 2**31 - 1
@@ -93,6 +95,17 @@ def build_sample_index(
     """
     dtype = np.int32 if len(document_index) <= _LARGEST_INT32 else np.int64
     rows = np.zeros((num_samples + 1, 2), dtype)  # the first sample starts at (0, 0), even before empty sequences
+    if native.COMPILED:
+        native.COMPILED.sample_index(lengths, document_index, rows, sequence_length, extra_token)
+    else:
+        _fill_sample_index(rows, lengths, document_index, sequence_length, extra_token)
+    return rows
+
+
+def _fill_sample_index(
+    rows: NDArray[Any], lengths: NDArray[Any], document_index: NDArray[Any], sequence_length: int, extra_token: int
+) -> None:
+    num_samples = len(rows) - 1
     row = 1
     num_before = 0
     for begin in range(0, len(document_index), _BLOCK):
@@ -106,7 +119,6 @@ def build_sample_index(
         rows[row : last + 1, 0] = begin + where
         rows[row : last + 1, 1] = wanted + (1 - extra_token) - (ends[where] - block[where])
         row = max(row, last + 1)
-    return rows
 
 
 def _plan(num_tokens: int, *, num_samples: int | None, sequence_length: int, extra_token: int) -> _Plan:
@@ -135,11 +147,11 @@ def _document_index(
     dtype = np.int32 if sequences.stop <= _LARGEST_INT32 else np.int64
     index = np.tile(np.arange(sequences.start, sequences.stop, dtype=dtype), num_epochs)
     if not is_last_separate:
-        random.shuffle(index)
+        shuffle(random, index)
         return index
     first = len(sequences) * (num_epochs - 1)
-    random.shuffle(index[:first])
-    random.shuffle(index[first:])
+    shuffle(random, index[:first])
+    shuffle(random, index[first:])
     return index
 
 
@@ -147,8 +159,8 @@ def _shuffle_index(num_samples: int, num_before: int | None, random: np.random.R
     dtype = np.uint32 if num_samples < _LARGEST_UINT32 - 1 else np.int64
     index = np.arange(num_samples, dtype=dtype)
     if num_before is None:
-        random.shuffle(index)
+        shuffle(random, index)
         return index
-    random.shuffle(index[:num_before])
-    random.shuffle(index[num_before:])
+    shuffle(random, index[:num_before])
+    shuffle(random, index[num_before:])
     return index

@@ -61,8 +61,8 @@ class IndexedDataset:
     def open(cls, prefix: Path) -> "IndexedDataset":
         """Map `<prefix>.bin` and `<prefix>.idx`. Raises InputError when one is missing or they do not fit together."""
         index_file = idx_path(prefix)
-        index = _map(index_file)
-        dtype, num_sequences, num_indices = _read_header(index_file, index)
+        index = map_bytes(index_file)
+        dtype, num_sequences, num_indices = read_header(index_file, index)
         after_lengths = HEADER.size + 4 * num_sequences
         after_pointers = after_lengths + 8 * num_sequences
         arrays = (
@@ -70,7 +70,7 @@ class IndexedDataset:
             index[after_lengths:after_pointers].view("<i8"),
             index[after_pointers : after_pointers + 8 * num_indices].view("<i8"),
         )
-        content = _map(bin_path(prefix))
+        content = map_bytes(bin_path(prefix))
         _check_documents(index_file, arrays[2], num_sequences)
         _check_places(index_file, lengths=arrays[0], pointers=arrays[1], itemsize=dtype.itemsize, size=len(content))
         return cls(prefix=prefix, dtype=dtype, arrays=arrays, content=content)
@@ -94,7 +94,7 @@ class IndexedDataset:
         return self._content[start : start + length * self.dtype.itemsize].view(self.dtype)
 
 
-def _map(path: Path) -> Tokens:
+def map_bytes(path: Path) -> Tokens:
     """The bytes of a file, uint8 [size], as a plain array on a memory map."""
     try:
         if path.stat().st_size == 0:  # an empty file cannot be mapped
@@ -113,7 +113,7 @@ def _refuse(path: Path, fault: str) -> NoReturn:
     raise InputError(f"{path}: {fault}; the file is damaged or incomplete: copy it again or prepare it again")
 
 
-def _read_header(path: Path, index: Tokens) -> tuple[np.dtype[Any], int, int]:
+def read_header(path: Path, index: Tokens) -> tuple[np.dtype[Any], int, int]:
     """(dtype, number of sequences, number of document indices), checked against the size of the file."""
     if len(index) < HEADER.size:
         _refuse(path, f"{len(index)} bytes are fewer than the {HEADER.size} of the header")

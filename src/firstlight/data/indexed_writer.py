@@ -81,6 +81,16 @@ class IndexedWriter:
             self.end_sequence()
         self._document_indices.append(len(self._lengths))
 
+    def drop_document(self) -> None:
+        """Take back what was added since the last document ended."""
+        num_sequences = self._document_indices[-1]
+        num_tokens = self._open_length + sum(self._lengths[num_sequences:])
+        del self._lengths[num_sequences:]
+        self._open_length = 0
+        self.num_tokens -= num_tokens
+        self._bin.file.seek(self.num_tokens * self.dtype.itemsize)
+        self._bin.file.truncate()
+
     def _convert(self, tokens: NDArray[Any]) -> NDArray[Any]:
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)

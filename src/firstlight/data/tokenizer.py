@@ -66,18 +66,23 @@ def end_of_document_id(tokenizer: Tokenizer, path: Path, name: str | None = None
     `path`, else of the first well-known name that the tokenizer has. Raises InputError when there is none."""
     wanted = name if name is not None else _configured_end(path)
     if wanted is not None:
-        found: int | None = tokenizer.token_to_id(wanted)
-        if found is None:
-            raise InputError(f'the tokenizer {path} has no token "{wanted}"; name one that it has with --eod-token')
-        return found
+        return token_id(tokenizer, path, wanted, "--eod-token")
     for candidate in _WELL_KNOWN_ENDS:
-        found = tokenizer.token_to_id(candidate)
+        found: int | None = tokenizer.token_to_id(candidate)
         if found is not None:
             return found
     raise InputError(
         f"which token of {path} ends a document is not known: {_CONFIG_FILE} names no eos_token, and none of "
         f"{', '.join(_WELL_KNOWN_ENDS)} is in the vocabulary; name it with --eod-token"
     )
+
+
+def token_id(tokenizer: Tokenizer, path: Path, name: str, flag: str) -> int:
+    """The id of the token `name`. Raises InputError, naming the flag that can name another, when there is none."""
+    found: int | None = tokenizer.token_to_id(name)
+    if found is None:
+        raise InputError(f'the tokenizer {path} has no token "{name}"; name one that it has with {flag}')
+    return found
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Tokenizer:

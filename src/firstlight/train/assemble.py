@@ -10,7 +10,6 @@ from firstlight.base.world import World
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.schema import RunConfig
 from firstlight.data.checked_dataset import CheckedDataset
-from firstlight.data.fingerprint import fingerprint
 from firstlight.data.gpt_dataset import Dataset
 from firstlight.data.metadata import bytes_per_token
 from firstlight.data.open import open_held_out, open_training_data
@@ -65,11 +64,15 @@ def open_inputs(config: RunConfig) -> Inputs:
         end_of_document = end_of_document_id(load_tokenizer(config.data.tokenizer), config.data.tokenizer, None)
     training = config.training
     train = open_training_data(
-        config.data, steps=training.steps, global_batch_size=training.global_batch_size, seed=training.seed
+        config.data,
+        steps=training.steps,
+        global_batch_size=training.global_batch_size,
+        seed=training.seed,
+        vocab_size=config.model.vocab_size,
     )
     return Inputs(
-        train=CheckedDataset(train, name=str(train.indexed.prefix), vocab_size=config.model.vocab_size),
-        train_fingerprint=fingerprint(train.indexed),
+        train=train.dataset,
+        train_fingerprint=train.fingerprint,
         held_out=open_held_out_sets(config),
         end_of_document=end_of_document,
     )

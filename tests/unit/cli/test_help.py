@@ -48,6 +48,10 @@ def test_these_verbs_are_there() -> None:
         ("generate",),
         ("export",),
         ("report",),
+        ("data", "inspect"),
+        ("data", "verify"),
+        ("data", "decode"),
+        ("data", "merge"),
         ("config", "show"),
         ("config", "check"),
         ("config", "schema"),
@@ -78,7 +82,7 @@ def test_the_help_tells_the_exit_codes(tmp_path: Path) -> None:
     assert EXIT_CODES in ask(tmp_path, "--help").out
 
 
-@pytest.mark.parametrize("words", [(), ("config",), ("tokenizer",)])
+@pytest.mark.parametrize("words", [(), ("config",), ("tokenizer",), ("data",)])
 def test_a_group_without_a_verb_is_helped(words: tuple[str, ...], tmp_path: Path) -> None:
     answer = ask(tmp_path, *words)
     assert answer.exit_code == 2

@@ -14,7 +14,6 @@ from tests.runs import TINY_YAML
 from tests.unit.config.yaml_file import loaded, place, written
 
 GQA = "{kind: gqa, num_attention_heads: 4}"
-SECOND_SOURCE = "data.train.sources=[{path: a}, {path: b}]"
 SECOND_SET = "data.evaluate=[{name: one, path: a}, {name: two, path: b}, {name: one, path: c}]"
 
 
@@ -56,11 +55,6 @@ CASES = (
         overrides=("data.train.sequence_length=33",),
         line="data.train.sequence_length = 33 is more than model.max_position_embeddings = 32; use at most 32, "
         "or a model with more positions",
-    ),
-    Case(
-        rule=rules.one_source_until_blends,
-        overrides=(SECOND_SOURCE,),
-        line="data.train.sources has 2 entries; mixtures are not available yet, use one source",
     ),
     Case(
         rule=rules.schedule_fits_the_steps,
@@ -156,6 +150,7 @@ def test_a_good_configuration_breaks_none(tmp_path: Path, world_size: int) -> No
     ("override", "world_size"),
     [
         ("data.train.sequence_length=32", 1),
+        ("data.train.sources=[{path: a}, {path: b, weight: 0.5}]", 1),
         ("lr_scheduler={type: warmup_stable_decay, warmup_steps: 2, decay_steps: 2}", 1),
         ("parallelism.data_parallel_shard=2", 2),
         ("parallelism.data_parallel_replicate=2", 2),

@@ -89,13 +89,13 @@ def test_another_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("before", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 5])
 def test_a_byte_that_is_not_text_has_a_place(tmp_path: Path, before: int) -> None:
     (tmp_path / "a.txt").write_bytes(b"x" * before + b"\xe6\x97 more")
-    with pytest.raises(InputError, match=rf"a\.txt: byte {before} is not utf-8"):
+    with pytest.raises(InputError, match=rf"a\.txt:1: byte {before} of the file is not utf-8"):
         read(tmp_path / "a.txt")
 
 
 def test_a_text_that_ends_within_a_character_has_a_place(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfabc\xe6\x97")
-    with pytest.raises(InputError, match=r"a\.txt: byte 6 is not utf-8"):
+    with pytest.raises(InputError, match=r"a\.txt:1: byte 6 of the file is not utf-8"):
         read(tmp_path / "a.txt")
 
 
@@ -107,7 +107,7 @@ def test_python_files_say_their_encoding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["rot13", "klingon"])
 def test_python_files_in_no_encoding_are_named(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.py").write_text(f"# coding: {encoding}\n")
-    with pytest.raises(InputError, match=r"a\.py: .*encoding"):
+    with pytest.raises(InputError, match=r"a\.py:1: .*encoding"):
         read(tmp_path / "a.py")
 
 

@@ -9,25 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from firstlight.base.errors import InputError
-from firstlight.config.data import DataConfig, HeldOut
-from firstlight.data import gpt_order
+from firstlight.data import gpt_order, native
 from firstlight.data.gpt_dataset import GptDataset
 from firstlight.data.gpt_order import build_order, build_sample_index
 from firstlight.data.held_out_dataset import HeldOutDataset
-from firstlight.data.indexed import IndexedDataset
-from firstlight.data.indexed_writer import IndexedWriter
-from firstlight.data.open import open_held_out, open_training_data
 from firstlight.data.split import parse_split, split_bounds
-
-
-def write(prefix: Path, lengths: list[int], dtype: str = "int32") -> IndexedDataset:
-    """Sequences of these lengths with the ids 0, 1, 2 ... one after the other."""
-    with IndexedWriter(prefix, np.dtype(dtype)) as writer:
-        for length in lengths:
-            writer.add(np.arange(writer.num_tokens, writer.num_tokens + length))
-            writer.end_sequence()
-            writer.end_document()
-    return IndexedDataset.open(prefix)
+from tests.unit.data.numbered import write
 
 
 def walk(lengths: list[int], order: NDArray[np.int32], num_samples: int, length: int, extra: int) -> list[list[int]]:
@@ -53,13 +40,18 @@ def walk(lengths: list[int], order: NDArray[np.int32], num_samples: int, length:
     length=st.integers(1, 9),
     extra=st.integers(0, 1),
     block=st.integers(1, 5),
+    is_compiled=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_sample_index_is_megatrons_loop(lengths: list[int], length: int, extra: int, block: int) -> None:
+def test_sample_index_is_megatrons_loop(
+    lengths: list[int], length: int, extra: int, block: int, is_compiled: bool
+) -> None:
     order = np.random.RandomState(1).permutation(len(lengths)).astype(np.int32)
     num_samples = max(0, (sum(lengths) - extra) // length)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt_order, "_BLOCK", block)
+        if not is_compiled:
+            patch.setattr(native, "COMPILED", None)
         rows = build_sample_index(
             np.array(lengths, np.int32), order, num_samples=num_samples, sequence_length=length, extra_token=extra
         )
@@ -119,44 +111,6 @@ def test_held_out_samples_follow_each_other(
     assert len(dataset) == (sum(lengths) - 1) // length
     for k in range(len(dataset)):
         assert dataset.tokens(k).tolist() == list(range(k * length, k * length + length + 1))
-
-
-def config(path: Path, *, split: str = "1,0,0", sequence_length: int = 4, num_sources: int = 1) -> DataConfig:
-    train = {"sources": [{"path": path}] * num_sources, "sequence_length": sequence_length, "split": split}
-    return DataConfig.model_validate({"train": train, "tokenizer": "tokenizer.json"})
-
-
-def test_training_data_covers_the_steps(tmp_path: Path) -> None:
-    write(tmp_path / "set", [9, 3, 8])
-    dataset = open_training_data(config(tmp_path / "set"), steps=7, global_batch_size=4, seed=3)
-    assert len(dataset) >= 28
-    assert dataset.tokens(0).shape == (5,)
-
-
-def test_only_the_first_share_is_trained_on(tmp_path: Path) -> None:
-    write(tmp_path / "set", [10] * 10)
-    dataset = open_training_data(config(tmp_path / "set", split="80,10,10"), steps=20, global_batch_size=2, seed=3)
-    assert max(dataset.tokens(k).max() for k in range(len(dataset))) == 79
-
-
-@pytest.mark.parametrize("split", ["1,0,0", "1,99,0"])
-def test_training_data_shorter_than_a_sample_is_refused(tmp_path: Path, split: str) -> None:
-    write(tmp_path / "set", [3])
-    with pytest.raises(InputError, match="needs 5"):
-        open_training_data(config(tmp_path / "set", split=split), steps=1, global_batch_size=1, seed=1)
-    with pytest.raises(InputError, match="has 3 tokens, but one sample of sequence_length 4 needs 5"):
-        open_held_out(HeldOut(name="x", path=tmp_path / "set"), 4)
-
-
-def test_a_second_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="2 sources"):
-        open_training_data(config(tmp_path / "set", num_sources=2), steps=1, global_batch_size=1, seed=1)
-
-
-def test_values_that_are_no_ids_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "set", [9], "float32")
-    with pytest.raises(InputError, match="float32 values, not token ids"):
-        open_training_data(config(tmp_path / "set"), steps=1, global_batch_size=1, seed=1)
 
 
 @pytest.mark.parametrize("text", ["", "0,0,0", "1,2,3,4", "train", "1.2.3"])

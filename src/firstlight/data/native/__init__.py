@@ -1,0 +1,58 @@
+"""The compiled builders of `order.cpp`, where they are built; whoever uses them has an equal way in numpy.
+
+The extension is optional: a machine without a compiler installs the package all the same.
+"""
+
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 1
+"""Equals kVersion of order.cpp; an extension left over from other sources is not used."""
+
+
+class Builders(Protocol):
+    """What the extension offers. Arrays are contiguous, and changed in place where the text says so."""
+
+    def shuffle(self, values: NDArray[Any], key: NDArray[np.uint32], position: int) -> int:
+        """Shuffle `values` [n], n < 2**32, as RandomState would; changes `key` [624]; returns the position in it."""
+
+    def sample_index(
+        self,
+        lengths: NDArray[np.int32],
+        document_index: NDArray[Any],
+        rows: NDArray[Any],
+        sequence_length: int,
+        extra_token: int,
+    ) -> int:
+        """Fill rows[1:], int32 or int64 [M + 1, 2], as `build_sample_index` does; returns how many it filled."""
+
+    def blend(
+        self,
+        weights: NDArray[np.float64],
+        limits: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        first: int,
+        sources: NDArray[np.int16],
+        numbers: NDArray[np.int64],
+    ) -> None:
+        """Fill `sources` and `numbers` [n] with a block of a blend from sample `first` on; raises `counts`."""
+
+
+def _load() -> Builders | None:
+    try:
+        module: Any = import_module("firstlight.data.native._order")
+    except ImportError:
+        return None
+    return module if module.VERSION == VERSION else None
+
+
+COMPILED: Builders | None = _load()
+"""None where the extension is not built: then numpy does the work."""
+
+
+def describe() -> str:
+    """Which way is used, for the log."""
+    return "compiled builders" if COMPILED else "numpy builders (the extension firstlight.data.native is not built)"
