@@ -1,9 +1,9 @@
 """A run that is killed and started again with the same command ends as one that was left alone, to the last bit."""
 
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +38,40 @@ main()
 """
 
 
-def start(run: TinyRun, processes: int) -> subprocess.Popen[bytes]:
-    """The training command in a process group of its own, so that all of it can be killed at once."""
+def start(run: TinyRun, processes: int, *more: str) -> subprocess.Popen[bytes]:
+    """The training command."""
     return subprocess.Popen(
-        command(*train_arguments(*OVERRIDES, processes=processes)),
+        command(*train_arguments(*OVERRIDES, *more, processes=processes)),
         cwd=run.folder,
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
 
 
 def kill_when(process: subprocess.Popen[bytes], is_time: Any) -> None:
-    """SIGKILL to every process of the run once `is_time` says so; fails when the run ends before."""
+    """SIGKILL to the process that the user started, once `is_time` says so; its ranks must end with it.
+
+    Fails when the run ends before.
+    """
     wait_until(lambda: is_time() or process.poll() is not None)
     assert process.poll() is None, f"the run ended by itself with {process.returncode}"
-    os.killpg(process.pid, signal.SIGKILL)
+    ranks = children(process.pid)
+    process.kill()
     process.wait(timeout=30)
+    wait_until(lambda: not any(is_running(rank) for rank in ranks), timeout=5)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    try:
+        return "State:\tZ" not in status.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def last_step(run: TinyRun) -> int:
@@ -75,6 +91,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Tin
         run = make_tiny_run(tmp_path_factory.mktemp(f"undisturbed-{processes}"))
         finished[processes] = (run, finish(run, processes))
     return finished
+
+
+def test_ranks_end_with_their_launcher(tmp_path: Path):
+    """A run of hours, whose ranks would not end by themselves."""
+    run = make_tiny_run(tmp_path)
+    kill_when(start(run, 2, "training.steps=100000", "checkpoint.save_every_steps=0"), lambda: last_step(run) >= 1)
+    reached = last_step(run)
+    time.sleep(0.5)
+    assert last_step(run) == reached
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -9,6 +9,9 @@ from firstlight.base.errors import InputError
 STORE_VARIABLE = "FIRSTLIGHT_STORE"
 """Folder of the file store in which the ranks of one node meet; set by our own launcher."""
 
+LAUNCHER_VARIABLE = "FIRSTLIGHT_LAUNCHER"
+"""Process number of our own launcher."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -20,6 +23,8 @@ class World:
     local_size: int = 1
     restart_count: int = 0
     store_folder: Path | None = None
+    launcher_pid: int | None = None
+    """The process of our own launcher, when it has started this one."""
 
     @classmethod
     def from_environment(cls) -> "World":
@@ -45,6 +50,7 @@ class World:
             local_size=_number("LOCAL_WORLD_SIZE", default=size),
             restart_count=_number("TORCHELASTIC_RESTART_COUNT", default=0),
             store_folder=Path(store) if store else None,
+            launcher_pid=_number(LAUNCHER_VARIABLE) if store else None,
         )
 
 
@@ -54,7 +60,11 @@ def worker_environment(*, store_folder: Path, threads: int) -> dict[str, str]:
     Gloo listens on the loopback interface only, unless the user has named another one.
     """
     # torchelastic would open a TCP store beside the file store, for ranks that ask for one; ours do not.
-    variables = {STORE_VARIABLE: str(store_folder), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    variables = {
+        STORE_VARIABLE: str(store_folder),
+        LAUNCHER_VARIABLE: str(os.getpid()),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     for name, value in (("GLOO_SOCKET_IFNAME", "lo"), ("OMP_NUM_THREADS", str(threads))):
         if name not in os.environ:
             variables[name] = value

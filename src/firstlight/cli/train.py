@@ -11,6 +11,7 @@ from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.world import World, leave_exit_code
 from firstlight.cli.config import ConfigFile, Overrides, check_files
 from firstlight.config.load import Loaded, load
+from firstlight.launch.parent import die_with
 
 if TYPE_CHECKING:
     from firstlight.train.loop import Outcome
@@ -24,6 +25,8 @@ def train(config: ConfigFile, overrides: Overrides = None, nproc_per_node: NumPr
     """Train from a YAML file. Started again with the same command, a run goes on from its last checkpoint."""
     world = World.from_environment()
     log.set_up(rank=world.rank)
+    if world.launcher_pid is not None:
+        die_with(world.launcher_pid)
     loaded = load(config, overrides or ())
     if nproc_per_node is not None and world.size > 1:
         raise InputError("--nproc-per-node was given to a process that a launcher has started already; leave it out")
