@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from firstlight.config.training import MonitorConfig
-from firstlight.observe.memory import peak_host_memory
 from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
 from tests.unit.observe.synthetic import step_report
@@ -16,7 +15,7 @@ def test_configured_sinks_write_into_the_run_folder(tmp_path: Path, capsys: pyte
         config=config,
         sinks=sinks_for(config, folder=tmp_path, total_steps=2),
         facts=RunFacts(total_steps=2, flops_per_token=1e6, peak_flops_per_second=1e12, precision="fp32"),
-        memory_bytes=peak_host_memory,
+        memory_bytes=lambda: 1,
     )
     with recorder.open(0, samples=0, tokens=0):
         recorder.record(step_report(1))
