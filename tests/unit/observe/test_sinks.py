@@ -2,10 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from firstlight.config.training import MonitorConfig
 from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
+from firstlight.parallel.device import peak_memory_bytes
 from tests.unit.observe.synthetic import step_report
 
 
@@ -15,7 +17,7 @@ def test_configured_sinks_write_into_the_run_folder(tmp_path: Path, capsys: pyte
         config=config,
         sinks=sinks_for(config, folder=tmp_path, total_steps=2),
         facts=RunFacts(total_steps=2, flops_per_token=1e6, peak_flops_per_second=1e12, precision="fp32"),
-        memory_bytes=lambda: 1,
+        memory_bytes=lambda: peak_memory_bytes(torch.device("cpu")),
     )
     with recorder.open(0, samples=0, tokens=0):
         recorder.record(step_report(1))
