@@ -15,6 +15,7 @@ from firstlight.data.indexed import TOKEN_TYPES, IndexedDataset, best_dtype
 from firstlight.data.indexed_merge import merge
 from firstlight.data.indexed_writer import IndexedWriter
 from firstlight.data.prepare import PrepareRequest, prepare
+from firstlight.data.samples import Samples, read_samples
 from firstlight.data.split import parse_split, split_bounds
 from firstlight.data.stream import TokenStream
 
@@ -61,7 +62,7 @@ def _present(case: str) -> list[str]:
 
 def _as_megatron(dataset: GptDataset, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tokens and labels with Megatron's rules for padding: where a label would be padding, id 0."""
-    sample = dataset.tokens(k)
+    sample = read_samples(dataset, np.array([k])).tokens[0].astype(np.int64)
     if dataset.order.extra_token == 0:
         assert sample[-1] == 0
     assert not (sample[:-1] == PAD).any()
@@ -160,9 +161,9 @@ class _Numbers:
     def __len__(self) -> int:
         return self.size
 
-    def fill(self, k: int, out: NDArray[np.int64]) -> int:
-        out[:] = [k, k + 1]
-        return 2
+    def read(self, numbers: NDArray[np.int64], out: Samples, rows: NDArray[np.int64]) -> None:
+        out.tokens[rows] = numbers[:, None] + np.arange(2)
+        out.num_real[rows] = 2
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 4])

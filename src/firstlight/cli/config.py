@@ -9,7 +9,8 @@ import typer
 from firstlight.base.errors import InputError
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
-from firstlight.data.indexed import IndexedDataset
+from firstlight.data.open import open_held_out
+from firstlight.data.source import Surroundings, open_source
 from firstlight.data.tokenizer import check_vocabulary
 from firstlight.layout.batch import accumulation_steps
 from firstlight.layout.counts import count_parameters, flops_per_token
@@ -53,7 +54,8 @@ def schema() -> None:
 def check_files(config: RunConfig) -> None:
     """The files that the configuration names are there and whole, and the tokenizer fits the model."""
     check_vocabulary(config.data.tokenizer, config.model.vocab_size)
-    prefixes = [source.path for source in config.data.train.sources] + [one.path for one in config.data.evaluate]
+    train, evaluate = config.data.train, config.data.evaluate
+    prefixes = [one.path for one in (*train.sources, *evaluate) if one.kind == "megatron"]
     missing = [
         f"{prefix}{suffix}"
         for prefix in prefixes
@@ -62,8 +64,11 @@ def check_files(config: RunConfig) -> None:
     ]
     if missing:
         raise InputError("data files do not exist: " + ", ".join(missing) + "; `firstlight prepare` makes them")
-    for prefix in prefixes:
-        IndexedDataset.open(prefix)
+    around = Surroundings(train=train, tokenizer=config.data.tokenizer, seed=config.training.seed)
+    for number in range(len(train.sources)):
+        open_source(around, number)
+    for held_out in evaluate:
+        open_held_out(held_out, train.sequence_length)
 
 
 def derived_facts(config: RunConfig, world_size: int) -> list[str]:

@@ -1,50 +1,169 @@
 """The data section: what is read, in which order, and what is held out."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from firstlight.config.section import AbsolutePath, Count, Positive, Section
+from firstlight.config.section import AbsolutePath, Count, Fraction, Positive, Section
+
+Weight = Annotated[Positive | None, Field()]
 
 
-class Source(Section):
+class MegatronSource(Section):
     """A Megatron data set: `path` with `.bin` and `.idx` appended."""
 
+    kind: Literal["megatron"] = "megatron"
     path: AbsolutePath
-    weight: Positive = 1.0
-    """The share of the samples that come from here, relative to the other sources' weights."""
+    weight: Weight = 1.0
+    """The share of the samples that come from here, relative to the other sources' weights; `null` for every source:
+    as many as it has, so that all are read equally often."""
+
+
+class MindRecordSource(Section):
+    """A MindRecord set, one file or the first of several shards; each row is one sample."""
+
+    kind: Literal["mindrecord"] = "mindrecord"
+    path: AbsolutePath
+    weight: Weight = 1.0
+    """As a Megatron source's."""
+    tokens_column: str = "input_ids"
+    """Rows of `sequence_length` + 1 tokens, or of `sequence_length` where there is a column of labels."""
+    labels_column: str | None = None
+    """The tokens one place later; -100 at the end of a row is left out of the loss."""
+
+
+class HuggingFaceSource(Section):
+    """Text that is read and tokenised while training: files, a folder of them, or a data set of the Hub by its name."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    path: str
+    """A folder or file of JSON lines, Parquet or text, a folder that `datasets` saved, or a name on the Hub."""
+    name: str | None = None
+    """The configuration of a Hub data set that has several."""
+    split: str = "train"
+    text_key: str = "text"
+    shuffle_buffer: Annotated[int, Field(ge=0)] = 0
+    """Shuffle documents within a buffer of so many, anew in each epoch; 0 reads them as they come."""
+    weight: Weight = 1.0
+    """As a Megatron source's."""
+
+
+class MockSource(Section):
+    """Made-up tokens (Megatron's MockGPTDataset): for benchmarks and dry runs, from no file."""
+
+    kind: Literal["mock"] = "mock"
+    weight: Weight = 1.0
+    """As a Megatron source's."""
+
+
+Source = MegatronSource | MindRecordSource | HuggingFaceSource | MockSource
+
+
+def _with_kind(value: Any) -> Any:
+    return {"kind": "megatron", **value} if isinstance(value, Mapping) else value
 
 
 def _at_least_one(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     # Not a length on the field: pydantic would call a list with one faulty item too short as well.
     if not sources:
         raise ValueError("is empty; name at least one data set")
+    with_weight = [source.weight is not None for source in sources]
+    if any(with_weight) and not all(with_weight):
+        raise ValueError("has sources with a weight and sources without; give every one a weight, or null to every one")
     return sources
+
+
+class WeightChange(Section):
+    """From this step on, the sources have these weights, in their order."""
+
+    from_step: Count
+    weights: tuple[Annotated[float, Field(ge=0)], ...]
+
+
+class FillInTheMiddle(Section):
+    """Documents rearranged so that the model learns to fill gaps (arXiv:2207.14255); tokens are named by their text."""
+
+    rate: Fraction
+    """The share of documents that are rearranged."""
+    spm_rate: Fraction = 0.5
+    """Of these, the share in the order suffix, prefix, middle; the others have prefix, suffix, middle."""
+    prefix_token: str
+    middle_token: str
+    suffix_token: str
 
 
 class TrainData(Section):
     """What the model learns from; several sources are mixed by weight as in Megatron-LM's BlendedDataset."""
 
-    sources: Annotated[tuple[Source, ...], AfterValidator(_at_least_one)]
-    order: Literal["megatron", "permuted"] = "megatron"
-    """`megatron` is Megatron-LM's GPTDataset order, to the bit; `permuted` needs no index and starts at once."""
+    sources: Annotated[
+        tuple[Annotated[Source, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...],
+        AfterValidator(_at_least_one),
+    ]
+    weight_changes: tuple[WeightChange, ...] = ()
+    """A curriculum: other weights from given steps on. Each source goes on where it was."""
+    order: Literal["megatron", "permuted", "packed", "sequential"] = "megatron"
+    """`megatron` is Megatron-LM's GPTDataset order, to the bit; `permuted` needs no index and starts at once; `packed`
+    puts whole documents into rows by best fit; `sequential` reads the files as they lie."""
     sequence_length: Count
     split: str = "1,0,0"
     """Shares of each source for train, validation and test, as Megatron writes them; the first one is trained on."""
     mask_after_end_of_document: bool = False
     """Leave out the loss of predicting a document's first token from the end of another (Megatron's eod_mask_loss)."""
+    fill_in_the_middle: FillInTheMiddle | None = None
+
+    @model_validator(mode="after")
+    def _changes_fit_the_sources(self) -> "TrainData":
+        steps = [change.from_step for change in self.weight_changes]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"weight_changes begin at the steps {steps}; give each a later step than the one before")
+        for change in self.weight_changes:
+            if len(change.weights) != len(self.sources) or not sum(change.weights) > 0:
+                raise ValueError(
+                    f"weight_changes from_step {change.from_step} has the weights {list(change.weights)}; give one for "
+                    f"each of the {len(self.sources)} sources, not all 0"
+                )
+        return self
 
 
-class HeldOut(Section):
-    """A data set that is only evaluated: read from its start, in order."""
+class Loader(Section):
+    """How batches are made ready while the last one is trained on."""
 
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read; 0: a thread of the training process. A worker that dies is started again."""
+    prefetch: Annotated[int, Field(ge=0)] = 2
+    """Global batches made ready ahead by the thread (workers: one each); 0 reads when a batch is asked for."""
+
+
+class MegatronHeldOut(Section):
+    """A Megatron data set that is only evaluated: read from its start, in order."""
+
+    kind: Literal["megatron"] = "megatron"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     path: AbsolutePath
+    split: str | None = None
+    """Shares as in `data.train.split`, of which one is evaluated; null: the whole set."""
+    share: Literal["train", "validation", "test"] = "validation"
+    """Which share of `split`."""
+
+
+class MindRecordHeldOut(Section):
+    """A MindRecord set that is only evaluated."""
+
+    kind: Literal["mindrecord"] = "mindrecord"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    path: AbsolutePath
+    tokens_column: str = "input_ids"
+    labels_column: str | None = None
+
+
+HeldOut = MegatronHeldOut | MindRecordHeldOut
 
 
 class DataConfig(Section):
     """Training data, held-out data and the tokenizer that made them."""
 
     train: TrainData
-    evaluate: tuple[HeldOut, ...] = ()
+    evaluate: tuple[Annotated[HeldOut, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...] = ()
     tokenizer: AbsolutePath
+    loader: Loader = Loader()

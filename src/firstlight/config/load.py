@@ -101,13 +101,22 @@ def _written_path(loc: KeyPath, values: Any) -> KeyPath:
     path: list[str | int] = []
     node = values
     for position, key in enumerate(loc):
-        if isinstance(node, Mapping) and key not in node and key in (node.get("kind"), node.get("type")):
+        if isinstance(node, Mapping) and key not in node and key in _tags_of(node, path, values):
             continue
         path.append(key)
         last = position == len(loc) - 1
         if not last and isinstance(node, Mapping | list):
             node = node[key] if isinstance(node, list) else node.get(str(key))  # type: ignore[index]
     return tuple(path)
+
+
+def _tags_of(node: Mapping[Any, Any], path: Sequence[str | int], values: Any) -> list[str | None]:
+    """The tag that `node` at `path` carries; where it carries none, those of the sections that may stand there."""
+    written = [node.get("kind"), node.get("type")]
+    if any(written):
+        return written
+    sections = _sections_at(tuple(path), values)
+    return [_tag(section) for section in sections] if len(sections) > 1 else []
 
 
 def _advice(path: KeyPath, values: Any) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from firstlight.base.errors import InputError
 from firstlight.data import native
-from firstlight.data.gpt_dataset import Dataset
+from firstlight.data.samples import require_numbers
 
 SURPLUS = 0.005
 """Megatron asks each source for this share of samples more than its weight needs."""
@@ -53,19 +53,41 @@ class BlendOrder:
         self.weights = weights
         self.size = size
         self._limits = np.full(len(weights), _UNLIMITED) if limits is None else np.array(limits, np.int64)
-        self._counts = [np.zeros(len(weights), np.int64)]
-        """Samples taken from each source before block 0, 1, ...: as far as blocks were read."""
+        self._counts = {0: np.zeros(len(weights), np.int64)}
+        """Samples taken from each source before a block, by block: those that were read up to, or told of."""
         self._block = -1
         self._sources, self._numbers = np.empty(0, np.int16), np.empty(0, np.int64)
 
-    def locate(self, t: int) -> tuple[int, int]:
-        """(source, number among that source's samples) of sample t."""
-        if not 0 <= t < self.size:
-            raise IndexError(f"sample {t} is not one of the {self.size} of the blend")
-        block, place = divmod(t, _BLOCK)
-        if block != self._block:
+    def locate(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+        """(source, number among that source's samples) of each of `places` [n]. Raises IndexError."""
+        require_numbers(places, self.size, "the blend")
+        sources, numbers = np.empty(len(places), np.int16), np.empty(len(places), np.int64)
+        blocks, within = np.divmod(places, _BLOCK)
+        for block in np.unique(blocks).tolist():
             self._read(block)
-        return int(self._sources[place]), int(self._numbers[place])
+            here = blocks == block
+            sources[here], numbers[here] = self._sources[within[here]], self._numbers[within[here]]
+        return sources, numbers
+
+    def counts_before(self, place: int) -> NDArray[np.int64]:
+        """How many samples each source has given before `place`, int64 [D]; `place` may be the size."""
+        block, within = divmod(place, _BLOCK)
+        counts = self._counts_before(block)
+        if within:
+            self._read(block)
+            counts = counts + np.bincount(self._sources[:within], minlength=len(counts))
+        return counts
+
+    def start_of_block(self, place: int) -> tuple[int, NDArray[np.int64]]:
+        """The first place of the block that holds `place`, and the counts before it: enough to go on from there."""
+        block = place // _BLOCK
+        return block * _BLOCK, self._counts_before(block)
+
+    def remember(self, first: int, counts: NDArray[np.int64]) -> None:
+        """Take the counts before a block that `start_of_block` gave, so that nothing before it is replayed."""
+        if first % _BLOCK or len(counts) != len(self.weights) or int(counts.sum()) != first:
+            raise InputError(f"the saved counts {counts.tolist()} of a blend are not those before its sample {first}")
+        self._counts[first // _BLOCK] = counts
 
     def most_samples(self) -> list[int]:
         """How many samples each source gives at most: its share rounded up, or its limit.
@@ -82,11 +104,16 @@ class BlendOrder:
         numbers = np.concatenate([one for _, one in blocks] or [np.empty(0, np.int64)])
         return sources, numbers
 
-    def _read(self, block: int) -> None:
-        for before in range(len(self._counts) - 1, block):
+    def _counts_before(self, block: int) -> NDArray[np.int64]:
+        for before in range(max(known for known in self._counts if known <= block), block):
             self._replay(before)
-        self._sources, self._numbers = self._replay(block)
-        self._block = block
+        return self._counts[block]
+
+    def _read(self, block: int) -> None:
+        if block != self._block:
+            self._counts_before(block)
+            self._sources, self._numbers = self._replay(block)
+            self._block = block
 
     def _replay(self, block: int) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
         """The choices of a block whose counts are known; notes the counts of the block after it."""
@@ -96,8 +123,8 @@ class BlendOrder:
         numbers = np.empty(len(sources), np.int64)
         fill = native.COMPILED.blend if native.COMPILED else fill_block
         fill(self.weights, self._limits, counts, first, sources, numbers)
-        if len(self._counts) == block + 1:
-            self._counts.append(counts)
+        if len(sources) == _BLOCK:
+            self._counts[block + 1] = counts
         return sources, numbers
 
 
@@ -123,29 +150,3 @@ def fill_block(
         sources[row], numbers[row] = chosen, counts[chosen]
         counts[chosen] += 1
         taken[chosen] += 1.0
-
-
-class BlendedDataset:
-    """The samples of several data sets, in the order of a blend."""
-
-    def __init__(self, datasets: Sequence[Dataset], order: BlendOrder) -> None:
-        """Raises InputError when a data set is shorter than the blend may need it to be."""
-        if len(datasets) != len(order.weights):
-            raise ValueError(f"{len(datasets)} data sets and {len(order.weights)} weights")
-        self.datasets = tuple(datasets)
-        self.order = order
-        self.sequence_length = datasets[0].sequence_length
-        for number, (dataset, needed) in enumerate(zip(datasets, order.most_samples(), strict=True)):
-            if len(dataset) < needed:
-                raise InputError(
-                    f"source {number} of the blend has {len(dataset)} samples, but a share of "
-                    f"{order.weights[number]:.4g} of {order.size} samples is {needed}; build more epochs of it"
-                )
-
-    def __len__(self) -> int:
-        return self.order.size
-
-    def fill(self, k: int, out: NDArray[np.int64]) -> int:
-        """Write sample k into `out`, int64 [sequence_length + 1], as its source does. Raises IndexError."""
-        source, number = self.order.locate(k)
-        return self.datasets[source].fill(number, out)

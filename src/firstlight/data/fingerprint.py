@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from firstlight.data.indexed import bin_path, idx_path
 
@@ -11,24 +12,28 @@ _EDGE_BYTES = 1 << 20
 
 
 def fingerprint(prefix: Path) -> str:
-    """Hex SHA-256 over sizes, first and last MiB of .idx and .bin; where the files lie does not matter."""
+    """Of a Megatron data set, as hexadecimal SHA-256; where the files lie does not matter."""
+    return fingerprint_of_files((idx_path(prefix), bin_path(prefix)))
+
+
+def fingerprint_of_files(paths: Sequence[Path]) -> str:
+    """Hex SHA-256 over sizes, first and last MiB of files."""
     digest = hashlib.sha256()
-    for path in (idx_path(prefix), bin_path(prefix)):
+    for path in paths:
         for part in _edges(path):
             digest.update(part)
     return digest.hexdigest()
 
 
-def fingerprint_of_sources(prefixes: Sequence[Path], weights: Sequence[float], order: str) -> str:
-    """One mark for all sources of a run, in their order, with their weights; these add up to 1.
+def fingerprint_of_sources(marks: Sequence[str], weights: Sequence[Sequence[float]], how: Sequence[Any]) -> str:
+    """One mark for the marks of all sources of a run, their weights in each stage, and `how` they are read.
 
     A single source in Megatron's order has the mark of its files.
     """
-    marks = [fingerprint(prefix) for prefix in prefixes]
-    if len(marks) == 1 and order == "megatron":
+    if len(marks) == 1 and list(how) == ["megatron", None]:
         return marks[0]
-    shares = [weight.hex() for weight in weights]
-    return hashlib.sha256(json.dumps([order, marks, shares]).encode()).hexdigest()
+    shares = [[weight.hex() for weight in stage] for stage in weights]
+    return hashlib.sha256(json.dumps([list(how), list(marks), shares]).encode()).hexdigest()
 
 
 def _edges(path: Path) -> tuple[bytes, bytes, bytes]:

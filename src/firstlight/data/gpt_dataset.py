@@ -1,27 +1,12 @@
 """Samples of an indexed data set in Megatron's order."""
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import numpy as np
 from numpy.typing import NDArray
 
+from firstlight.data.gather import Laid
 from firstlight.data.gpt_order import GptOrder
 from firstlight.data.indexed import IndexedDataset
-
-
-class Dataset(Protocol):
-    """Samples of `sequence_length` tokens and the one after them, by number."""
-
-    sequence_length: int
-
-    def __len__(self) -> int: ...
-
-    def fill(self, k: int, out: NDArray[np.int64]) -> int:
-        """Write sample k into `out`, int64 [sequence_length + 1]; returns how many of its tokens are real.
-
-        Tokens after the real ones are 0 and must be left out of the loss.
-        """
+from firstlight.data.samples import Samples, require_numbers
 
 
 class GptDataset:
@@ -31,47 +16,16 @@ class GptDataset:
         self.indexed = indexed
         self.order = order
         self.sequence_length = sequence_length
+        self._laid = Laid(indexed=indexed, order=order.document_index)
 
     def __len__(self) -> int:
         return len(self.order.shuffle_index)
 
-    def fill(self, k: int, out: NDArray[np.int64]) -> int:
-        """Write sample k into `out`, int64 [sequence_length + 1]; returns how many of its tokens are real.
+    def read(self, numbers: NDArray[np.int64], out: Samples, rows: NDArray[np.int64]) -> None:
+        """Write sample `numbers[i]` into row `rows[i]`. Raises IndexError.
 
-        All are, unless the order was built without the extra token: then the last one is 0. Raises IndexError.
+        All tokens are real, unless the order was built without the extra token: then the last one is 0.
         """
-        if not 0 <= k < len(self):
-            raise IndexError(f"sample {k} is not one of the {len(self)} of {self.indexed.prefix}")
-        position, offset = self.order.sample_index[int(self.order.shuffle_index[k])]
-        num_wanted = self.sequence_length + self.order.extra_token
-        start = (int(position), int(offset))
-        num_real = copy_tokens(self.indexed, self.order.document_index, start, out[:num_wanted])
-        out[num_real:] = 0
-        return num_real
-
-    def tokens(self, k: int) -> NDArray[np.int64]:
-        """Sample k, int64 [sequence_length + 1], as `fill` writes it."""
-        out = np.empty(self.sequence_length + 1, np.int64)
-        self.fill(k, out)
-        return out
-
-
-def copy_tokens(
-    indexed: IndexedDataset,
-    sequences: Sequence[int] | NDArray[np.integer],
-    start: tuple[int, int],
-    out: NDArray[np.int64],
-) -> int:
-    """Fill `out`, int64 [n], with the tokens of `sequences` laid end to end, from (position, token offset) on.
-
-    Returns how many were written: fewer than n when the sequences end before.
-    """
-    position, offset = start
-    num_written = 0
-    while num_written < len(out) and position < len(sequences):
-        sequence = int(sequences[position])
-        length = min(int(indexed.lengths[sequence]) - offset, len(out) - num_written)
-        out[num_written : num_written + length] = indexed.tokens(sequence, offset, length)
-        num_written += length
-        position, offset = position + 1, 0
-    return num_written
+        require_numbers(numbers, len(self), self.indexed.prefix)
+        starts = self.order.sample_index[self.order.shuffle_index[numbers]].astype(np.int64)
+        self._laid.gather(starts, out, rows, self.sequence_length + self.order.extra_token)

@@ -45,7 +45,8 @@ def best_dtype(vocab_size: int | None) -> np.dtype[Any]:
 class IndexedDataset:
     """A data set on disk, memory-mapped; `open` has checked that every sequence lies within the .bin file.
 
-    `lengths` int32 [S] in tokens, `pointers` int64 [S] in bytes, `document_indices` int64 [D]: views of the .idx file.
+    `lengths` int32 [S] in tokens, `pointers` int64 [S] in bytes, `document_indices` int64 [D]: views of the .idx file;
+    `content` uint8 [bytes] is the .bin file.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class IndexedDataset:
         self.dtype = dtype
         self.lengths, self.pointers, self.document_indices = arrays
         self.num_tokens = int(self.lengths.sum(dtype=np.int64))
-        self._content = content
+        self.content = content
 
     @classmethod
     def open(cls, prefix: Path) -> "IndexedDataset":
@@ -91,7 +92,7 @@ class IndexedDataset:
         if offset < 0 or length < 0 or offset + length > available:
             raise IndexError(f"sequence {sequence} has {available} tokens, not {offset} + {length}")
         start = int(self.pointers[sequence]) + offset * self.dtype.itemsize
-        return self._content[start : start + length * self.dtype.itemsize].view(self.dtype)
+        return self.content[start : start + length * self.dtype.itemsize].view(self.dtype)
 
 
 def map_bytes(path: Path) -> Tokens:

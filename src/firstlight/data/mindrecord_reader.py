@@ -26,6 +26,7 @@ class MindRecordReader:
         self.schema: Mapping[str, Column] = shards[0].header.columns
         self.columns = columns
         self.path = shards[0].path
+        self.files = tuple(shard.path for shard in shards)
         self._shards = shards
         self._ends = list(accumulate(len(shard.places) for shard in shards))
 

@@ -2,25 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
-from firstlight.config.data import DataConfig, HeldOut, TrainData
+from firstlight.config.data import DataConfig, HeldOut, MindRecordHeldOut
 from firstlight.data import native
-from firstlight.data.blend import BlendedDataset, BlendOrder, normalise, sizes_to_build, target_sizes
+from firstlight.data.blend import BlendOrder, normalise, sizes_to_build, target_sizes
+from firstlight.data.blended_dataset import BlendedDataset
 from firstlight.data.checked_dataset import CheckedDataset
-from firstlight.data.contiguous import ContiguousTokens
 from firstlight.data.fingerprint import fingerprint_of_sources
-from firstlight.data.gpt_dataset import Dataset, GptDataset
-from firstlight.data.gpt_order import build_order
-from firstlight.data.held_out_dataset import HeldOutDataset, require_one_sample
-from firstlight.data.indexed import IndexedDataset
-from firstlight.data.permuted import PermutedDataset
+from firstlight.data.mindrecord_dataset import open_mindrecord
+from firstlight.data.samples import Dataset
+from firstlight.data.sequential_dataset import SequentialDataset
+from firstlight.data.source import OpenedSource, Surroundings, open_indexed, open_source
 from firstlight.data.split import parse_split, split_bounds
+
+_SHARES = {"train": 0, "validation": 1, "test": 2}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,97 +30,114 @@ class TrainingData:
     fingerprint: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingNeeds:
+    """What a run wants of its data: so many global batches, in the order of a seed, of ids below `vocab_size`."""
+
+    steps: int
+    global_batch_size: int
+    seed: int
+    vocab_size: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Source:
-    """One of the sources, opened: its samples and the tokens of one epoch."""
+class _Mixture:
+    """How many samples each stage of a run takes, by which weights; None: there is one source, read alone."""
 
-    dataset: Dataset
-    num_tokens: int
+    sizes: Sequence[int]
+    weights: Sequence[NDArray[np.float64]]
+
+    def asked(self) -> list[int]:
+        """Samples to build of each source, as many more as Megatron asks for."""
+        by_stage = [sizes_to_build(one, size) for one, size in zip(self.weights, self.sizes, strict=True)]
+        return [sum(one) for one in zip(*by_stage, strict=True)]
+
+    def targets(self) -> list[int]:
+        """Samples that each source gives at most."""
+        by_stage = [target_sizes(one, size) for one, size in zip(self.weights, self.sizes, strict=True)]
+        return [sum(one) for one in zip(*by_stage, strict=True)]
 
 
-def open_training_data(
-    config: DataConfig, *, steps: int, global_batch_size: int, seed: int, vocab_size: int
-) -> TrainingData:
-    """The samples of `steps` global batches from the first share of `data.train.split` of each source.
+def open_training_data(config: DataConfig, needs: TrainingNeeds) -> TrainingData:
+    """The samples of a run from the first share of `data.train.split` of each source.
 
     One source is read in its own order, several are blended by their weights. Logs what the run reads of each.
     Raises InputError when a file is missing or damaged, or has not even the tokens of one sample; reading raises it
     for a token id that is not below `vocab_size`.
     """
     train = config.train
-    num_samples = steps * global_batch_size
-    prefixes = [source.path for source in train.sources]
-    weights = normalise([source.weight for source in train.sources])
-    asked = sizes_to_build(weights, num_samples) if len(prefixes) > 1 else [num_samples]
-    sources = [
-        _open_source(train, number, num_samples=asked[number], seed=seed, vocab_size=vocab_size)
-        for number in range(len(prefixes))
-    ]
-    dataset = sources[0].dataset
-    targets = [num_samples]
-    if len(sources) > 1:
-        targets = target_sizes(weights, num_samples)
-        dataset = BlendedDataset([source.dataset for source in sources], BlendOrder(weights, num_samples))
-    _log(train, sources, weights=weights.tolist(), num_samples=targets)
-    return TrainingData(dataset=dataset, fingerprint=fingerprint_of_sources(prefixes, weights.tolist(), train.order))
-
-
-def open_held_out(held_out: HeldOut, sequence_length: int) -> HeldOutDataset:
-    """All samples of a held-out set. Raises InputError as `open_training_data` does."""
-    indexed = IndexedDataset.open(held_out.path)
-    _require_ids(held_out.path, indexed.dtype)
-    return HeldOutDataset(indexed, sequence_length)
-
-
-def _open_source(train: TrainData, number: int, *, num_samples: int, seed: int, vocab_size: int) -> _Source:
-    prefix = train.sources[number].path
-    if train.order == "permuted":
-        source = _open_permuted(train, number, num_samples=num_samples, seed=seed)
+    around = Surroundings(train=train, tokenizer=config.tokenizer, seed=needs.seed)
+    sources = [open_source(around, number) for number in range(len(train.sources))]
+    num_samples = needs.steps * needs.global_batch_size
+    mixture = _mixture(config, sources, needs)
+    if len(sources) == 1:
+        targets = [num_samples]
+        dataset = _checked(sources[0], num_samples, needs)
     else:
-        source = _open_gpt(train, number, num_samples=num_samples, seed=seed)
-    checked = CheckedDataset(source.dataset, name=str(prefix), vocab_size=vocab_size)
-    return _Source(dataset=checked, num_tokens=source.num_tokens)
-
-
-def _open_gpt(train: TrainData, number: int, *, num_samples: int, seed: int) -> _Source:
-    indexed = IndexedDataset.open(train.sources[number].path)
-    _require_ids(indexed.prefix, indexed.dtype)
-    sequences = split_bounds(parse_split(train.split), len(indexed))[0] or range(0)
-    num_tokens = int(indexed.lengths[sequences.start : sequences.stop].sum(dtype=np.int64))
-    require_one_sample(num_tokens, train.sequence_length, _share(train, indexed.prefix))
-    order = build_order(
-        indexed.lengths, sequences, num_samples=num_samples, sequence_length=train.sequence_length, seed=seed
+        targets = mixture.targets()
+        asked = mixture.asked()
+        dataset = BlendedDataset(
+            [_checked(one, size, needs) for one, size in zip(sources, asked, strict=True)],
+            [_stage(one, size) for one, size in zip(mixture.weights, mixture.sizes, strict=True)],
+        )
+    _log(config, sources, mixture, targets)
+    mark = fingerprint_of_sources(
+        [source.fingerprint for source in sources],
+        [weights.tolist() for weights in mixture.weights],
+        [train.order, train.fill_in_the_middle.model_dump() if train.fill_in_the_middle else None],
     )
-    return _Source(dataset=GptDataset(indexed, order, train.sequence_length), num_tokens=num_tokens)
+    return TrainingData(dataset=dataset, fingerprint=mark)
 
 
-def _open_permuted(train: TrainData, number: int, *, num_samples: int, seed: int) -> _Source:
-    tokens = ContiguousTokens.open(train.sources[number].path, train.split)
-    _require_ids(tokens.prefix, tokens.values.dtype)
-    require_one_sample(len(tokens), train.sequence_length, _share(train, tokens.prefix))
-    dataset = PermutedDataset(
-        tokens, sequence_length=train.sequence_length, num_samples=num_samples, seed=seed, source=number
-    )
-    return _Source(dataset=dataset, num_tokens=len(tokens))
+def open_held_out(held_out: HeldOut, sequence_length: int) -> Dataset:
+    """All samples of a held-out set. Raises InputError as `open_training_data` does."""
+    if isinstance(held_out, MindRecordHeldOut):
+        return open_mindrecord(
+            held_out.path,
+            sequence_length,
+            tokens_column=held_out.tokens_column,
+            labels_column=held_out.labels_column,
+        )
+    indexed = open_indexed(held_out.path)
+    sequences = None
+    if held_out.split is not None:
+        sequences = split_bounds(parse_split(held_out.split), len(indexed))[_SHARES[held_out.share]] or range(0)
+    return SequentialDataset(indexed, sequence_length, sequences)
 
 
-def _share(train: TrainData, prefix: Path) -> str:
-    return f'the first share of data.train.split = "{train.split}" of {prefix}'
+def _checked(source: OpenedSource, num_samples: int, needs: TrainingNeeds) -> Dataset:
+    return CheckedDataset(source.build(num_samples), name=source.name, vocab_size=needs.vocab_size)
 
 
-def _require_ids(prefix: Path, dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "iu":
-        raise InputError(f"{prefix} holds {dtype} values, not token ids; name a data set of integers")
+def _stage(weights: NDArray[np.float64], size: int) -> BlendOrder:
+    """A source of weight 0 gives nothing; Megatron's rule alone would let it win a tie."""
+    is_open = weights > 0
+    return BlendOrder(weights, size, None if is_open.all() else np.where(is_open, size, 0).tolist())
 
 
-def _log(train: TrainData, sources: Sequence[_Source], *, weights: list[float], num_samples: list[int]) -> None:
+def _mixture(config: DataConfig, sources: Sequence[OpenedSource], needs: TrainingNeeds) -> _Mixture:
+    """The stages of the run. Without weights a source's is the number of its samples in one epoch, as Megatron's."""
+    train, num_samples = config.train, needs.steps * needs.global_batch_size
+    written = [source.weight for source in train.sources]
+    first = [
+        float(source.samples_per_epoch or 1) if weight is None else weight
+        for source, weight in zip(sources, written, strict=True)
+    ]
+    changes = [change for change in train.weight_changes if change.from_step < needs.steps]
+    starts = [0, *(change.from_step * needs.global_batch_size for change in changes), num_samples]
+    weights = [first, *(list(change.weights) for change in changes)]
+    return _Mixture(sizes=np.diff(starts).tolist(), weights=[normalise(one) for one in weights])
+
+
+def _log(config: DataConfig, sources: Sequence[OpenedSource], mixture: _Mixture, targets: Sequence[int]) -> None:
     """A line for each source; of a blend, the samples are those of its weight, rounded up."""
-    log = get_logger()
+    log, train = get_logger(), config.train
     how = f" ({native.describe()})" if train.order == "megatron" else ""
     log.info(f"training data: {len(sources)} source{'s'[: len(sources) > 1]}, order {train.order}{how}")
-    for source, read, weight, samples in zip(sources, train.sources, weights, num_samples, strict=True):
-        epochs = samples * train.sequence_length / source.num_tokens
-        log.info(
-            f"  {read.path}: {source.num_tokens:,} tokens, weight {weight:.4g}; "
-            f"the run reads {samples:,} samples, {epochs:.3g} epochs"
-        )
+    for number, (source, samples) in enumerate(zip(sources, targets, strict=True)):
+        weights = ", then ".join(f"{weights[number]:.4g}" for weights in mixture.weights)
+        reads = f"the run reads {samples:,} samples"
+        if source.num_tokens:
+            reads += f", {samples * train.sequence_length / source.num_tokens:.3g} epochs"
+        size = f"{source.num_tokens:,} tokens, " if source.num_tokens else ""
+        log.info(f"  {source.name}: {size}weight {weights}; {reads}")

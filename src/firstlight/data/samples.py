@@ -1,7 +1,8 @@
 """Rows of tokens, and what fills them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,3 +49,32 @@ def read_samples(dataset: Dataset, numbers: NDArray[np.int64]) -> Samples:
     out = Samples.empty(len(numbers), dataset.sequence_length)
     dataset.read(numbers, out, np.arange(len(numbers)))
     return out
+
+
+def require_numbers(numbers: NDArray[np.int64], size: int, where: object) -> None:
+    """Raise IndexError unless all of `numbers` are from 0 to `size` - 1."""
+    wrong = numbers[(numbers < 0) | (numbers >= size)]
+    if len(wrong):
+        raise IndexError(f"sample {int(wrong[0])} is not one of the {size} of {where}")
+
+
+@runtime_checkable
+class Positioned(Protocol):
+    """A data set with something to remember about how far it was read."""
+
+    def position(self, number: int) -> dict[str, Any]:
+        """What to go on from at sample `number`, one just read or to be read next; plain values."""
+
+    def go_to(self, number: int, position: Mapping[str, Any]) -> None:
+        """Go on at sample `number` from what `position` gave for it. Raises InputError when it does not fit."""
+
+
+def position_of(dataset: Dataset, number: int) -> dict[str, Any]:
+    """What to remember for going on at sample `number`; nothing where the number says it all."""
+    return dataset.position(number) if isinstance(dataset, Positioned) else {}
+
+
+def send_to(dataset: Dataset, number: int, position: Mapping[str, Any]) -> None:
+    """Go on at sample `number` from what `position_of` gave."""
+    if isinstance(dataset, Positioned) and position:
+        dataset.go_to(number, position)

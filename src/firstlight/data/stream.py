@@ -2,25 +2,29 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.base.errors import FirstlightError, InputError
-from firstlight.data.gpt_dataset import Dataset
+from firstlight.base.log import get_logger
+from firstlight.data.reader import Reader, Reply, Request, ThreadReader
+from firstlight.data.samples import Dataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """This rank's rows of one global batch; a micro-batch is `micro_batch_size` consecutive rows.
 
-    tokens, labels int64 [n, L] (labels are the tokens one place later), loss_mask float32 [n, L] (0: not trained on),
-    samples: the size of the global batch.
+    tokens, labels int32 [n, L] (labels are the tokens one place later; both are views of one array), loss_mask float32
+    [n, L] (0: not trained on), begins bool [n, L] (a document begins here), samples: the size of the global batch.
     """
 
-    tokens: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+    labels: NDArray[np.int32]
     loss_mask: NDArray[np.float32]
+    begins: NDArray[np.bool_]
     samples: int
 
 
@@ -40,10 +44,12 @@ class TokenStream:
         data_rank: int,
         data_size: int,
         end_of_document: int | None,
+        reader: Reader | None = None,
     ) -> None:
         """With `end_of_document`, the prediction that follows this token is left out of the loss.
 
-        Raises InputError when the global batch cannot be dealt out evenly.
+        `reader` reads `dataset`; without one it is read when a batch is asked for. Raises InputError when the global
+        batch cannot be dealt out evenly.
         """
         chunk = micro_batch_size * data_size
         if global_batch_size <= 0 or global_batch_size % chunk:
@@ -53,12 +59,17 @@ class TokenStream:
             )
         if not 0 <= data_rank < data_size:
             raise ValueError(f"data rank {data_rank} is not one of {data_size}")
-        self._dataset = dataset
+        self._num_samples = len(dataset)
+        self._reader = reader or ThreadReader(dataset, 0)
         self._global_batch_size = global_batch_size
         self._end_of_document = end_of_document
         chunks = np.arange(0, global_batch_size, chunk)[:, None]
         self._rows = (chunks + data_rank * micro_batch_size + np.arange(micro_batch_size)).ravel()
         self._consumed_samples = 0
+        self._num_asked = 0
+        """Batches asked of the reader from the position on."""
+        self._avoided: list[tuple[int, int]] = []
+        self._position: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -66,38 +77,102 @@ class TokenStream:
     def __next__(self) -> Batch:
         """This rank's part of the next global batch. Raises FirstlightError when the data does not hold another one."""
         start = self._consumed_samples
-        if start + self._global_batch_size > len(self._dataset):
+        if not self._holds_batch(start):
             raise FirstlightError(
-                f"the training data is exhausted: {start} of its {len(self._dataset)} samples are consumed, "
+                f"the training data is exhausted: {start} of its {self._num_samples} samples are consumed, "
                 f"too few are left for a global batch of {self._global_batch_size}; train for fewer steps, "
                 "or start a run whose training.steps covers what you need"
             )
-        batch = self._read(start)
+        self._ask_ahead()
+        reply = self._reader.take()
+        self._num_asked -= 1
         self._consumed_samples = start + self._global_batch_size
-        return batch
+        self._position = reply.position
+        self._ask_ahead()
+        return self._batch(reply)
 
-    def state_dict(self) -> dict[str, int]:
-        """The position: samples consumed by all ranks together."""
-        return {"consumed_samples": self._consumed_samples}
+    def avoid(self, samples: range, reason: str) -> None:
+        """Leave out these samples, by their numbers in the order of the data, none of which may be consumed yet."""
+        ahead = int(self._numbers(self._consumed_samples, np.zeros(1, np.int64))[0])
+        if samples.step != 1 or samples.start < ahead:
+            raise ValueError(f"samples {samples} cannot be avoided: the next one is {ahead}")
+        get_logger().warning(f"samples {samples.start} to {samples.stop - 1} are left out: {reason}")
+        self._avoided = _joined([*self._avoided, (samples.start, samples.stop)])
+        self._restart()
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """The position: samples consumed by all ranks together, those left out, and what the data set remembers."""
+        return {
+            "consumed_samples": self._consumed_samples,
+            "avoided": [list(one) for one in self._avoided],
+            "position": self._position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a position that `state_dict` gave, on any rank of any number of ranks."""
         consumed = state["consumed_samples"]
         if consumed < 0:
             raise FirstlightError(f"consumed_samples = {consumed} in the saved data position is not a count")
         self._consumed_samples = consumed
+        self._avoided = _joined([(first, end) for first, end in state.get("avoided", [])])
+        self._position = dict(state.get("position", {}))
+        self._restart()
 
-    def _read(self, start: int) -> Batch:
-        length = self._dataset.sequence_length
-        tokens = np.empty((len(self._rows), length), np.int64)
-        labels = np.empty_like(tokens)
+    def close(self) -> None:
+        """End what reads in the background."""
+        self._reader.close()
+
+    def _restart(self) -> None:
+        """Drop what was read ahead, and read on from the position."""
+        self._reader.forget()
+        self._num_asked = 0
+        if self._consumed_samples:
+            last = int(self._numbers(self._consumed_samples - 1, np.zeros(1, np.int64))[0])
+            self._reader.go_to(last + 1, self._position)
+
+    def _holds_batch(self, start: int) -> bool:
+        last = self._numbers(start, np.array([self._global_batch_size - 1]))
+        return int(last[0]) < self._num_samples
+
+    def _ask_ahead(self) -> None:
+        while self._num_asked < self._reader.depth:
+            start = self._consumed_samples + self._num_asked * self._global_batch_size
+            if not self._holds_batch(start):
+                return
+            last = self._numbers(start, np.array([self._global_batch_size - 1]))
+            self._reader.ask(Request(numbers=self._numbers(start, self._rows), next_number=int(last[0]) + 1))
+            self._num_asked += 1
+
+    def _numbers(self, start: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of the samples at `start` + `offsets` among those that are not avoided."""
+        numbers = start + offsets
+        for first, end in self._avoided:
+            numbers = np.where(numbers >= first, numbers + (end - first), numbers)
+        return numbers
+
+    def _batch(self, reply: Reply) -> Batch:
+        samples = reply.samples
+        tokens, labels = samples.tokens[:, :-1], samples.tokens[:, 1:]
         loss_mask = np.ones(tokens.shape, np.float32)
-        sample = np.empty(length + 1, np.int64)
-        for row, offset in enumerate(self._rows.tolist()):
-            num_real = self._dataset.fill(start + offset, sample)
-            tokens[row] = sample[:-1]
-            labels[row] = sample[1:]
-            loss_mask[row, num_real - 1 :] = 0  # by position: padding may look like a legal id
+        for row in np.flatnonzero(samples.num_real <= tokens.shape[1]).tolist():
+            loss_mask[row, samples.num_real[row] - 1 :] = 0  # by position: padding may look like a legal id
         if self._end_of_document is not None:
             loss_mask[tokens == self._end_of_document] = 0
-        return Batch(tokens=tokens, labels=labels, loss_mask=loss_mask, samples=self._global_batch_size)
+        return Batch(
+            tokens=tokens,
+            labels=labels,
+            loss_mask=loss_mask,
+            begins=samples.begins[:, :-1],
+            samples=self._global_batch_size,
+        )
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers in ascending ranges that do not touch."""
+    joined: list[tuple[int, int]] = []
+    for first, end in sorted(one for one in ranges if one[1] > one[0]):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((first, end))
+    return joined

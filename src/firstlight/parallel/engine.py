@@ -19,7 +19,7 @@ from firstlight.parallel.gradients import gradient_sum
 
 
 class HostBatch(Protocol):
-    """This rank's rows as the data room gives them: tokens and labels int64 [r, s], loss_mask float32 [r, s]."""
+    """This rank's rows as the data room gives them: tokens and labels int32 [r, s], loss_mask float32 [r, s]."""
 
     @property
     def tokens(self) -> NDArray[Any]: ...
@@ -33,7 +33,7 @@ class HostBatch(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """The same rows on the device."""
+    """The same rows on the device, tokens and labels as int64."""
 
     tokens: Tensor
     labels: Tensor
@@ -46,7 +46,7 @@ class Rows:
             torch.from_numpy(array).to(device, non_blocking=True)
             for array in (batch.tokens, batch.labels, batch.loss_mask)
         )
-        return cls(tokens=tokens, labels=labels, mask=mask)
+        return cls(tokens=tokens.long(), labels=labels.long(), mask=mask)
 
     def micro_batches(self, size: int) -> list["Rows"]:
         """Consecutive groups of `size` rows."""

@@ -10,11 +10,14 @@ from firstlight.base.world import World
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.schema import RunConfig
 from firstlight.data.checked_dataset import CheckedDataset
-from firstlight.data.gpt_dataset import Dataset
 from firstlight.data.metadata import bytes_per_token
-from firstlight.data.open import open_held_out, open_training_data
+from firstlight.data.open import TrainingNeeds, open_held_out, open_training_data
+from firstlight.data.reader import Reader, ThreadReader
+from firstlight.data.samples import Dataset
 from firstlight.data.stream import TokenStream
 from firstlight.data.tokenizer import check_vocabulary, end_of_document_id, load_tokenizer
+from firstlight.data.worker import Assignment
+from firstlight.data.worker_reader import WorkerReader
 from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
@@ -51,6 +54,7 @@ class Inputs:
     """The data of a run, opened and checked before anything is built."""
 
     train: Dataset
+    needs: TrainingNeeds
     train_fingerprint: str
     held_out: list[HeldOutSet]
     end_of_document: int | None
@@ -63,15 +67,16 @@ def open_inputs(config: RunConfig) -> Inputs:
     if config.data.train.mask_after_end_of_document:
         end_of_document = end_of_document_id(load_tokenizer(config.data.tokenizer), config.data.tokenizer, None)
     training = config.training
-    train = open_training_data(
-        config.data,
+    needs = TrainingNeeds(
         steps=training.steps,
         global_batch_size=training.global_batch_size,
         seed=training.seed,
         vocab_size=config.model.vocab_size,
     )
+    train = open_training_data(config.data, needs)
     return Inputs(
         train=train.dataset,
+        needs=needs,
         train_fingerprint=train.fingerprint,
         held_out=open_held_out_sets(config),
         end_of_document=end_of_document,
@@ -163,7 +168,15 @@ def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> Tok
         data_rank=layout.data_rank(rank),
         data_size=layout.data_size,
         end_of_document=inputs.end_of_document,
+        reader=_reader(config, inputs),
     )
+
+
+def _reader(config: RunConfig, inputs: Inputs) -> Reader:
+    loader = config.data.loader
+    if loader.workers:
+        return WorkerReader(Assignment(config=config.data, needs=inputs.needs), loader.workers)
+    return ThreadReader(inputs.train, loader.prefetch)
 
 
 def _recorder(config: RunConfig, place: Place) -> Recorder:

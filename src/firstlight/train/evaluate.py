@@ -8,7 +8,7 @@ import numpy as np
 
 from firstlight.base.peers import Peers
 from firstlight.base.report import EvalReport
-from firstlight.data.gpt_dataset import Dataset
+from firstlight.data.samples import Dataset, Samples
 from firstlight.data.stream import Batch
 from firstlight.parallel.engine import PlainEngine
 
@@ -74,12 +74,15 @@ class Evaluator:
         # Spread over the whole set: its first samples may all be of one document.
         chosen = [number * len(dataset) // num_samples for number in range(num_samples)]
         mine = chosen[self._peers.rank :: ranks]
-        sample = np.empty(dataset.sequence_length + 1, np.int64)
         for start in range(0, math.ceil(num_samples / ranks), size):
-            tokens = np.zeros((size, dataset.sequence_length), np.int64)
-            labels = np.zeros_like(tokens)
-            mask = np.zeros(tokens.shape, np.float32)
-            for row, number in enumerate(mine[start : start + size]):
-                real = dataset.fill(number, sample)
-                tokens[row], labels[row], mask[row, : real - 1] = sample[:-1], sample[1:], 1
-            yield Batch(tokens=tokens, labels=labels, loss_mask=mask, samples=size * ranks)
+            numbers = np.array(mine[start : start + size], np.int64)
+            samples = Samples.empty(size, dataset.sequence_length)
+            dataset.read(numbers, samples, np.arange(len(numbers)))
+            places = np.arange(1, dataset.sequence_length + 1)
+            yield Batch(
+                tokens=samples.tokens[:, :-1],
+                labels=samples.tokens[:, 1:],
+                loss_mask=(places < samples.num_real[:, None]).astype(np.float32),
+                begins=samples.begins[:, :-1],
+                samples=size * ranks,
+            )

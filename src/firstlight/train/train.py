@@ -1,5 +1,7 @@
 """The `train` verb inside one process of the run."""
 
+from contextlib import closing
+
 from firstlight.base.log import get_logger
 from firstlight.base.peers import together
 from firstlight.base.world import World
@@ -34,7 +36,8 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
         config.training.precision,
     )
     parts, state = assemble(config, inputs, place)
-    return run(parts, state)
+    with closing(state.data):
+        return run(parts, state)
 
 
 def _claim(place: Place, config: RunConfig) -> None:

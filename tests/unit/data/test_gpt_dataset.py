@@ -12,9 +12,9 @@ from firstlight.base.errors import InputError
 from firstlight.data import gpt_order, native
 from firstlight.data.gpt_dataset import GptDataset
 from firstlight.data.gpt_order import build_order, build_sample_index
-from firstlight.data.held_out_dataset import HeldOutDataset
+from firstlight.data.sequential_dataset import SequentialDataset
 from firstlight.data.split import parse_split, split_bounds
-from tests.unit.data.numbered import write
+from tests.unit.data.numbered import sample, write
 
 
 def walk(lengths: list[int], order: NDArray[np.int32], num_samples: int, length: int, extra: int) -> list[list[int]]:
@@ -71,7 +71,7 @@ def test_a_last_epoch_needed_in_part_comes_last(tmp_path: Path) -> None:
     order = build_order(indexed.lengths, range(20), num_samples=12, sequence_length=10, seed=1)
     dataset = GptDataset(indexed, order, 10)
     assert len(dataset) == 19
-    first = np.concatenate([dataset.tokens(k)[:-1] for k in range(9)])
+    first = np.concatenate([sample(dataset, k)[:-1] for k in range(9)])
     assert len(set(first.tolist())) == len(first)
 
 
@@ -90,11 +90,11 @@ def test_a_seed_that_numpy_refuses_is_named(seed: int) -> None:
 def test_samples_outside_are_an_error(tmp_path: Path) -> None:
     indexed = write(tmp_path / "set", [9])
     order = build_order(indexed.lengths, range(1), num_samples=None, sequence_length=4, seed=1)
-    for dataset in (GptDataset(indexed, order, 4), HeldOutDataset(indexed, 4)):
+    for dataset in (GptDataset(indexed, order, 4), SequentialDataset(indexed, 4)):
         assert len(dataset) == 2
         for k in (-1, 2):
             with pytest.raises(IndexError):
-                dataset.tokens(k)
+                sample(dataset, k)
 
 
 @given(lengths=st.lists(st.integers(0, 12), min_size=1, max_size=20), length=st.integers(1, 9))
@@ -105,12 +105,12 @@ def test_held_out_samples_follow_each_other(
     indexed = write(tmp_path_factory.mktemp("set") / "set", lengths)
     if sum(lengths) < length + 1:
         with pytest.raises(InputError, match=f"has {sum(lengths)} tokens, but one sample .* needs {length + 1}"):
-            HeldOutDataset(indexed, length)
+            SequentialDataset(indexed, length)
         return
-    dataset = HeldOutDataset(indexed, length)
+    dataset = SequentialDataset(indexed, length)
     assert len(dataset) == (sum(lengths) - 1) // length
     for k in range(len(dataset)):
-        assert dataset.tokens(k).tolist() == list(range(k * length, k * length + length + 1))
+        assert sample(dataset, k) == list(range(k * length, k * length + length + 1))
 
 
 @pytest.mark.parametrize("text", ["", "0,0,0", "1,2,3,4", "train", "1.2.3"])

@@ -13,7 +13,9 @@ from firstlight.data.mindrecord_dataset import MindRecordDataset
 from firstlight.data.mindrecord_header import Column, read_header
 from firstlight.data.mindrecord_reader import MindRecordReader
 from firstlight.data.mindrecord_writer import MindRecordWriter, shard_paths
+from firstlight.data.samples import read_samples
 from firstlight.data.stream import TokenStream
+from tests.unit.data.numbered import sample
 
 SMALL = {"page_size": 32 << 10, "header_size": 16 << 10}
 TOKENS = {"input_ids": Column(type="int32", shape=(-1,))}
@@ -412,10 +414,8 @@ def pretraining_set(path: Path, rows: list[list[int]], labels: list[list[int]] |
 
 def test_samples_are_rows(tmp_path):
     dataset = MindRecordDataset(pretraining_set(tmp_path / "x", [[1, 2, 3, 4], [5, 6, 7, 8]]), 3)
-    out = np.empty(4, np.int64)
     assert len(dataset) == 2
-    assert dataset.fill(1, out) == 4
-    assert out.tolist() == [5, 6, 7, 8]
+    assert sample(dataset, 1) == [5, 6, 7, 8]
     stream = TokenStream(
         dataset, global_batch_size=2, micro_batch_size=1, data_rank=0, data_size=1, end_of_document=None
     )
@@ -425,7 +425,7 @@ def test_samples_are_rows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "num_real", "sample"),
+    ("labels", "num_real", "expected"),
     [
         ([2, 3, 4], 4, [1, 2, 3, 4]),
         ([2, 3, -100], 3, [1, 2, 3, 0]),
@@ -433,11 +433,11 @@ def test_samples_are_rows(tmp_path):
         ([-100, -100, -100], 1, [1, 0, 0, 0]),
     ],
 )
-def test_labels_are_the_tokens_one_place_later(tmp_path, labels, num_real, sample):
+def test_labels_are_the_tokens_one_place_later(tmp_path, labels, num_real, expected):
     dataset = MindRecordDataset(pretraining_set(tmp_path / "x", [[1, 2, 3]], [labels]), 3, labels_column="labels")
-    out = np.empty(4, np.int64)
-    assert dataset.fill(0, out) == num_real
-    assert out.tolist() == sample
+    samples = read_samples(dataset, np.array([0]))
+    assert samples.num_real.tolist() == [num_real]
+    assert samples.tokens[0].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -458,6 +458,6 @@ def test_rows_of_another_length_or_kind_are_refused(tmp_path):
     with pytest.raises(InputError, match="row 0 .* has 4 input_ids, but sequence_length 4 without labels needs 5"):
         MindRecordDataset(reader, 4)
     with pytest.raises(InputError, match="row 1 .* has 2 input_ids"):
-        MindRecordDataset(reader, 3).fill(1, np.empty(4, np.int64))
+        sample(MindRecordDataset(reader, 3), 1)
     with pytest.raises(InputError, match="labels is no column of integer arrays; its columns are input_ids"):
         MindRecordDataset(reader, 3, labels_column="labels")

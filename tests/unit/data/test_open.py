@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
-from firstlight.config.data import DataConfig, HeldOut
-from firstlight.data.gpt_dataset import Dataset
-from firstlight.data.open import TrainingData, open_held_out, open_training_data
+from firstlight.config.data import DataConfig, MegatronHeldOut
+from firstlight.data.open import TrainingData, TrainingNeeds, open_held_out, open_training_data
+from firstlight.data.samples import Dataset, read_samples
 from tests.unit.data.numbered import write
 
 ORDERS = ["megatron", "permuted"]
@@ -24,16 +24,14 @@ def opened(
 ) -> TrainingData:
     section = {"sources": sources, "sequence_length": 4, **train}
     config = DataConfig.model_validate({"train": section, "tokenizer": "tokenizer.json"})
-    return open_training_data(config, steps=steps, global_batch_size=batch, seed=3, vocab_size=vocab_size)
+    needs = TrainingNeeds(steps=steps, global_batch_size=batch, seed=3, vocab_size=vocab_size)
+    return open_training_data(config, needs)
 
 
-def samples(dataset: Dataset, count: int | None = None) -> list[NDArray[np.int64]]:
-    read = []
-    for k in range(len(dataset) if count is None else count):
-        out = np.empty(dataset.sequence_length + 1, np.int64)
-        assert dataset.fill(k, out) == len(out)
-        read.append(out)
-    return read
+def samples(dataset: Dataset, count: int | None = None) -> list[NDArray[np.int32]]:
+    read = read_samples(dataset, np.arange(len(dataset) if count is None else count))
+    assert (read.num_real == dataset.sequence_length + 1).all()
+    return list(read.tokens)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -59,7 +57,7 @@ def test_training_data_shorter_than_a_sample_is_refused(tmp_path: Path, split: s
     with pytest.raises(InputError, match="needs 5"):
         opened({"path": tmp_path / "set"}, split=split, order=order)
     with pytest.raises(InputError, match="has 3 tokens, but one sample of sequence_length 4 needs 5"):
-        open_held_out(HeldOut(name="x", path=tmp_path / "set"), 4)
+        open_held_out(MegatronHeldOut(name="x", path=tmp_path / "set"), 4)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -74,7 +72,9 @@ def test_an_id_outside_of_the_vocabulary_names_its_source(tmp_path: Path, order:
     write(tmp_path / "small", [40])
     write(tmp_path / "large", [40], first=1000)
     sources = ({"path": tmp_path / "small"}, {"path": tmp_path / "large"})
-    with pytest.raises(InputError, match=r"sample 0 of .*large holds the token id 10\d\d, but model.vocab_size is 500"):
+    with pytest.raises(
+        InputError, match=r"sample \d of .*large holds the token id 10\d\d, but model.vocab_size is 500"
+    ):
         samples(opened(*sources, steps=4, vocab_size=500, order=order).dataset)
 
 

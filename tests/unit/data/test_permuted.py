@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstlight.base.errors import InputError
-from firstlight.data.contiguous import ContiguousTokens
+from firstlight.data.contiguous import ContiguousDataset, ContiguousTokens
+from firstlight.data.epochs import Epochs
 from firstlight.data.indexed import HEADER, MAGIC, bin_path, idx_path
-from firstlight.data.permuted import Permutation, PermutedDataset
-from tests.unit.data.numbered import write
+from firstlight.data.permutation import Permutation
+from firstlight.data.samples import read_samples
+from tests.unit.data.numbered import sample, write
 
 LARGE = [2**16, 2**20 + 1, 10**9, 2**32 - 1, 2**36 + 5, 2**40, 2**52 + 3]
 
@@ -90,29 +92,25 @@ def test_every_sample_once_an_epoch(
     prefix = write(tmp_path_factory.mktemp("set") / "set", lengths).prefix
     tokens = ContiguousTokens.open(prefix, "1,0,0")
     size = (sum(lengths) - 1) // length
-    dataset = PermutedDataset(tokens, sequence_length=length, num_samples=size * num_epochs, seed=1, source=0)
+    dataset = Epochs(ContiguousDataset(tokens, length), num_samples=size * num_epochs, seed=1)
     assert len(dataset) == size * num_epochs
-    out = np.empty(length + 1, np.int64)
     for epoch in range(num_epochs):
         starts = []
         for k in range(epoch * size, (epoch + 1) * size):
-            assert dataset.fill(k, out) == length + 1
+            out = np.array(sample(dataset, k))
             assert out.tolist() == list(range(out[0], out[0] + length + 1))
             starts.append(int(out[0]))
         assert sorted(starts) == list(range(0, size * length, length))
     with pytest.raises(IndexError):
-        dataset.fill(len(dataset), out)
+        sample(dataset, len(dataset))
 
 
 def test_the_order_does_not_depend_on_the_samples_asked_for(tmp_path: Path) -> None:
     tokens = ContiguousTokens.open(write(tmp_path / "set", [500]).prefix, "1,0,0")
     read = []
     for num_samples in (1, 200):
-        dataset = PermutedDataset(tokens, sequence_length=4, num_samples=num_samples, seed=1, source=0)
-        out = np.empty((124, 5), np.int64)
-        for k, row in enumerate(out):
-            dataset.fill(k, row)
-        read.append(out)
+        dataset = Epochs(ContiguousDataset(tokens, 4), num_samples=num_samples, seed=1)
+        read.append(read_samples(dataset, np.arange(124)).tokens)
     np.testing.assert_array_equal(*read)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from firstlight.base.errors import FirstlightError, InputError
+from firstlight.data.samples import Samples
 from firstlight.data.stream import Batch, TokenStream
 
 LENGTH = 3
@@ -24,10 +25,11 @@ class Numbers:
     def __len__(self) -> int:
         return self.size
 
-    def fill(self, k: int, out: NDArray[np.int64]) -> int:
-        out[:] = np.arange(k, k + LENGTH + 1)
-        out[self.num_real :] = 0
-        return self.num_real
+    def read(self, numbers: NDArray[np.int64], out: Samples, rows: NDArray[np.int64]) -> None:
+        out.tokens[rows] = numbers[:, None] + np.arange(LENGTH + 1)
+        out.tokens[rows, self.num_real :] = 0
+        out.num_real[rows] = self.num_real
+        out.begins[rows, 0] = True
 
 
 def streams(size: int, *, batch: int, micro: int, ranks: int, consumed: int = 0) -> list[TokenStream]:
@@ -66,7 +68,7 @@ def test_each_sample_once_from_any_place(ranks: int, micro: int, chunks: int, st
         first = resume + step * batch
         assert sorted(samples([next(stream) for stream in made])) == list(range(first, first + batch))
     for stream in made:
-        assert stream.state_dict() == {"consumed_samples": resume + steps * batch}
+        assert stream.state_dict()["consumed_samples"] == resume + steps * batch
         with pytest.raises(FirstlightError, match="exhausted"):
             next(stream)
 
@@ -95,7 +97,7 @@ def test_a_batch_has_labels_one_place_later() -> None:
     assert batch.labels.tolist() == [[1, 2, 3], [2, 3, 4]]
     assert batch.loss_mask.tolist() == [[1, 1, 1], [1, 1, 1]]
     dtypes = [str(values.dtype) for values in (batch.tokens, batch.labels, batch.loss_mask)]
-    assert dtypes == ["int64", "int64", "float32"]
+    assert dtypes == ["int32", "int32", "float32"]
 
 
 def test_the_end_of_a_document_is_masked_where_it_is_the_input() -> None:

@@ -32,7 +32,7 @@ def batch() -> Batch:
     mask[2, -1] = 0
     mask[5, ::2] = 0
     mask[7, :9] = 0
-    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, samples=ROWS)
+    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=mask > 1, samples=ROWS)
 
 
 def engine_of(model: Decoder, *, micro_batch_size: int, ranks: int = 1) -> PlainEngine:

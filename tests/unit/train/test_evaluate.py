@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from firstlight.base.peers import Alone, Peers
 from firstlight.base.report import EvalReport
+from firstlight.data.samples import Samples, require_numbers
 from firstlight.data.stream import Batch
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet
 from tests.unit.resilience.peers import on_ranks
@@ -26,11 +27,10 @@ class Squares:
     def __len__(self) -> int:
         return self.size
 
-    def fill(self, k: int, out: NDArray[np.int64]) -> int:
-        if not 0 <= k < self.size:
-            raise IndexError(k)
-        out[:] = np.arange(k, k + LENGTH + 1)
-        return LENGTH if k % 3 == 0 else LENGTH + 1
+    def read(self, numbers: NDArray[np.int64], out: Samples, rows: NDArray[np.int64]) -> None:
+        require_numbers(numbers, self.size, "the squares")
+        out.tokens[rows] = numbers[:, None] + np.arange(LENGTH + 1)
+        out.num_real[rows] = np.where(numbers % 3 == 0, LENGTH, LENGTH + 1)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The compiled builders of `order.cpp`, where they are built; whoever uses them has an equal way in numpy.
+"""The compiled parts, `order.cpp` and `gather.cpp`, where they are built; who uses them has an equal way in numpy.
 
 The extension is optional: a machine without a compiler installs the package all the same.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERSION = 1
-"""Equals kVersion of order.cpp; an extension left over from other sources is not used."""
+"""Equals kVersion of both; an extension left over from other sources is not used."""
 
 
 class Builders(Protocol):
@@ -41,16 +41,18 @@ class Builders(Protocol):
         """Fill `sources` and `numbers` [n] with a block of a blend from sample `first` on; raises `counts`."""
 
 
-def _load() -> Builders | None:
+def _load(name: str) -> Any:
     try:
-        module: Any = import_module("firstlight.data.native._order")
+        module: Any = import_module(f"firstlight.data.native.{name}")
     except ImportError:
         return None
     return module if module.VERSION == VERSION else None
 
 
-COMPILED: Builders | None = _load()
+COMPILED: Builders | None = _load("_order")
 """None where the extension is not built: then numpy does the work."""
+GATHER: Any = _load("_gather")
+"""The module of gather.cpp, a function for each dtype; None where it is not built."""
 
 
 def describe() -> str:

@@ -1,0 +1,157 @@
+"""The sources of training data: each is opened, then built for as many samples as a run takes of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firstlight.base.errors import InputError
+from firstlight.config.data import MegatronSource, MindRecordSource, TrainData
+from firstlight.data.contiguous import ContiguousDataset, ContiguousTokens
+from firstlight.data.epochs import Epochs
+from firstlight.data.fingerprint import fingerprint, fingerprint_of_files
+from firstlight.data.gpt_dataset import GptDataset
+from firstlight.data.gpt_order import build_order
+from firstlight.data.indexed import IndexedDataset
+from firstlight.data.mindrecord_dataset import open_mindrecord
+from firstlight.data.samples import Dataset
+from firstlight.data.sequential_dataset import SequentialDataset, require_one_sample
+from firstlight.data.split import parse_split, split_bounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What opening a source needs beside the source."""
+
+    train: TrainData
+    tokenizer: Path
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenedSource:
+    """A source whose size is known; `build` gives the data set of at least so many samples.
+
+    `num_tokens`, `samples_per_epoch`: of one epoch, None where it is not known before it was read.
+    """
+
+    name: str
+    fingerprint: str
+    num_tokens: int | None
+    samples_per_epoch: int | None
+    build: Callable[[int], Dataset]
+
+
+def open_source(around: Surroundings, number: int) -> OpenedSource:
+    """Source `number` of the run. Raises InputError when it is missing, damaged or too small."""
+    match around.train.sources[number]:
+        case MegatronSource() as source:
+            openers = {
+                "megatron": _open_gpt,
+                "permuted": _open_permuted,
+                "sequential": _open_sequential,
+            }
+            return openers[around.train.order](around, source, number)
+        case MindRecordSource() as source:
+            return _open_mindrecord(around, source, number)
+        case source:
+            raise InputError(f"data.train.sources.{number}.kind = {source.kind} is not available yet")
+
+
+def open_indexed(prefix: Path) -> IndexedDataset:
+    """A Megatron data set of token ids. Raises InputError."""
+    indexed = IndexedDataset.open(prefix)
+    _require_ids(prefix, indexed.dtype)
+    return indexed
+
+
+def _open_gpt(around: Surroundings, source: MegatronSource, _number: int) -> OpenedSource:
+    train = around.train
+    indexed = open_indexed(source.path)
+    sequences = _first_share(train, len(indexed))
+    num_tokens = int(indexed.lengths[sequences.start : sequences.stop].sum(dtype=np.int64))
+    require_one_sample(num_tokens, train.sequence_length, _share(train, source.path))
+
+    def build(num_samples: int) -> Dataset:
+        order = build_order(
+            indexed.lengths,
+            sequences,
+            num_samples=num_samples,
+            sequence_length=train.sequence_length,
+            seed=around.seed,
+        )
+        return GptDataset(indexed, order, train.sequence_length)
+
+    return _opened(source.path, num_tokens, train, build)
+
+
+def _open_permuted(around: Surroundings, source: MegatronSource, number: int) -> OpenedSource:
+    train = around.train
+    tokens = ContiguousTokens.open(source.path, train.split)
+    _require_ids(source.path, tokens.values.dtype)
+    require_one_sample(len(tokens), train.sequence_length, _share(train, source.path))
+    dataset = ContiguousDataset(tokens, train.sequence_length)
+
+    def build(num_samples: int) -> Dataset:
+        return Epochs(dataset, num_samples=num_samples, seed=around.seed, source=number)
+
+    return _opened(source.path, len(tokens), train, build)
+
+
+def _open_sequential(around: Surroundings, source: MegatronSource, _number: int) -> OpenedSource:
+    train = around.train
+    indexed = open_indexed(source.path)
+    dataset = SequentialDataset(indexed, train.sequence_length, _first_share(train, len(indexed)))
+
+    def build(num_samples: int) -> Dataset:
+        return Epochs(dataset, num_samples=num_samples, seed=None)
+
+    return _opened(source.path, dataset.num_tokens, train, build)
+
+
+def _open_mindrecord(around: Surroundings, source: MindRecordSource, number: int) -> OpenedSource:
+    """Rows are samples already: every order but `sequential` permutes them, each epoch anew."""
+    train = around.train
+    dataset = open_mindrecord(
+        source.path,
+        train.sequence_length,
+        tokens_column=source.tokens_column,
+        labels_column=source.labels_column,
+    )
+    seed = None if train.order == "sequential" else around.seed
+
+    def build(num_samples: int) -> Dataset:
+        return Epochs(dataset, num_samples=num_samples, seed=seed, source=number)
+
+    return OpenedSource(
+        name=str(source.path),
+        fingerprint=fingerprint_of_files(dataset.files),
+        num_tokens=len(dataset) * train.sequence_length,
+        samples_per_epoch=len(dataset),
+        build=build,
+    )
+
+
+def _opened(prefix: Path, num_tokens: int, train: TrainData, build: Callable[[int], Dataset]) -> OpenedSource:
+    return OpenedSource(
+        name=str(prefix),
+        fingerprint=fingerprint(prefix),
+        num_tokens=num_tokens,
+        samples_per_epoch=(num_tokens - 1) // train.sequence_length,
+        build=build,
+    )
+
+
+def _first_share(train: TrainData, num_sequences: int) -> range:
+    return split_bounds(parse_split(train.split), num_sequences)[0] or range(0)
+
+
+def _share(train: TrainData, prefix: Path) -> str:
+    return f'the first share of data.train.split = "{train.split}" of {prefix}'
+
+
+def _require_ids(prefix: Path, dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "iu":
+        raise InputError(f"{prefix} holds {dtype} values, not token ids; name a data set of integers")
