@@ -17,6 +17,9 @@ from firstlight.config.rules import broken_rules
 from firstlight.config.schema import RunConfig
 from firstlight.config.source import KeyPath, Source, apply_overrides, read_source
 
+_TAG_KEYS = ("kind", "type", "scoring")
+"""The keys whose value says which section of several stands there."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
@@ -92,7 +95,7 @@ def _what_is_wrong(fault: ErrorDetails, path: KeyPath, values: Any) -> str:
 
 
 def _tag_key(context: Mapping[str, Any]) -> str:
-    """`kind` or `type`: the key whose value chooses the section."""
+    """`kind`, `type` or `scoring`: the key whose value chooses the section."""
     return str(context["discriminator"]).strip("'")
 
 
@@ -112,7 +115,7 @@ def _written_path(loc: KeyPath, values: Any) -> KeyPath:
 
 def _tags_of(node: Mapping[Any, Any], path: Sequence[str | int], values: Any) -> list[str | None]:
     """The tag that `node` at `path` carries; where it carries none, those of the sections that may stand there."""
-    written = [node.get("kind"), node.get("type")]
+    written = [node.get(key) for key in _TAG_KEYS]
     if any(written):
         return written
     sections = _sections_at(tuple(path), values)
@@ -155,12 +158,13 @@ def _section_classes(annotation: Any) -> list[type[BaseModel]]:
 
 def _chosen(sections: Sequence[type[BaseModel]], value: Any) -> type[BaseModel]:
     """The section whose tag `value` carries; the first where it carries none."""
-    tag = (value.get("kind") or value.get("type")) if isinstance(value, Mapping) else None
+    written = [value.get(key) for key in _TAG_KEYS] if isinstance(value, Mapping) else []
+    tag = next(filter(None, written), None)
     return next((section for section in sections if _tag(section) == tag), sections[0])
 
 
 def _tag(section: type[BaseModel]) -> str:
-    tag_field = section.model_fields.get("kind") or section.model_fields.get("type")
+    tag_field = next((section.model_fields[key] for key in _TAG_KEYS if key in section.model_fields), None)
     return str(tag_field.default) if tag_field else section.__name__
 
 

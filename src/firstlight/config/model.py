@@ -4,36 +4,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from firstlight.config.families import FamilyName
+from firstlight.config.rope import HeadRope, Rope
+from firstlight.config.router import Router
 from firstlight.config.section import Count, NotNegative, Positive, Section
 
 
-class YarnScaling(Section):
-    """YaRN (arXiv:2309.00071) as DeepSeek uses it: stretches the context to `factor` times the original."""
+class SlidingWindow(Section):
+    """Layers whose queries see only the positions next to them."""
 
-    kind: Literal["yarn"] = "yarn"
-    factor: Positive
-    original_max_position_embeddings: Count
-    beta_fast: Positive = 32.0
-    beta_slow: Positive = 1.0
-    mscale: NotNegative = 1.0
-    mscale_all_dim: NotNegative = 0.0
+    kind: Literal["sliding"] = "sliding"
+    size: Count
+    """How many positions a query sees, its own included."""
+    first_layer: Annotated[int, Field(ge=0)] = 0
+    """The layers before this one see everything."""
+    full_every: Annotated[int, Field(ge=2)] | None = None
+    """Every n-th layer sees everything, the others slide; null: all slide."""
 
-
-class Llama3Scaling(Section):
-    """Llama 3.1's frequency-dependent scaling."""
-
-    kind: Literal["llama3"] = "llama3"
-    factor: Positive
-    low_freq_factor: Positive = 1.0
-    high_freq_factor: Positive = 4.0
-    original_max_position_embeddings: Count
-
-
-class Rope(Section):
-    """Rotary position embedding."""
-
-    theta: Positive = 10000.0
-    scaling: Annotated[YarnScaling | Llama3Scaling, Field(discriminator="kind")] | None = None
+    def slides(self, layer: int) -> bool:
+        """Whether decoder layer `layer` has the window."""
+        is_full = self.full_every is not None and (layer + 1) % self.full_every == 0
+        return layer >= self.first_layer and not is_full
 
 
 class GroupedQueryAttention(Section):
@@ -43,7 +34,14 @@ class GroupedQueryAttention(Section):
     num_attention_heads: Count
     num_key_value_heads: Count
     head_dim: Count
-    rope: Rope = Rope()
+    rope: HeadRope = HeadRope()
+    bias: Literal["none", "qkv", "all"] = "none"
+    """Which projections have a bias: none, those of queries, keys and values, or these and the output."""
+    qk_norm: Literal["none", "per_head"] = "none"
+    """Whether each query and key head is normalised before it is rotated."""
+    has_sinks: bool = False
+    """Whether each head has a learned logit that takes part in the softmax and has no value (gpt-oss)."""
+    window: SlidingWindow | None = None
 
     @model_validator(mode="after")
     def _heads_group(self) -> "GroupedQueryAttention":
@@ -54,7 +52,27 @@ class GroupedQueryAttention(Section):
             )
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim} is odd; rotary embedding rotates pairs")
+        rotated = self.head_dim * self.rope.partial_rotary_factor
+        if rotated % 2:
+            raise ValueError(
+                f"rope.partial_rotary_factor = {self.rope.partial_rotary_factor} of head_dim = {self.head_dim} are "
+                f"{rotated:g} channels; rotary embedding rotates pairs"
+            )
         return self
+
+    @property
+    def rotary_width(self) -> int:
+        """How many channels of a head rotate."""
+        return int(self.head_dim * self.rope.partial_rotary_factor)
+
+    @property
+    def score_widths(self) -> int:
+        """Width of a query or key head and width of a value head, added."""
+        return 2 * self.head_dim
+
+    def window_of(self, layer: int) -> int | None:
+        """How many positions a query of decoder layer `layer` sees; None: all before it."""
+        return self.window.size if self.window is not None and self.window.slides(layer) else None
 
 
 class MultiHeadLatentAttention(Section):
@@ -80,6 +98,20 @@ class MultiHeadLatentAttention(Section):
         """Width of a query or key head: the part without positions and the rotated part."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
+    @property
+    def rotary_width(self) -> int:
+        """How many channels of a head rotate."""
+        return self.qk_rope_head_dim
+
+    @property
+    def score_widths(self) -> int:
+        """Width of a query or key head and width of a value head, added."""
+        return self.qk_head_dim + self.v_head_dim
+
+    def window_of(self, layer: int) -> int | None:  # noqa: ARG002  # as grouped-query attention asks it
+        """Latent attention sees every position in every layer."""
+        return None
+
 
 Attention = GroupedQueryAttention | MultiHeadLatentAttention
 
@@ -91,19 +123,21 @@ class DenseFeedForward(Section):
     intermediate_size: Count
 
 
-class Router(Section):
-    """How tokens choose experts (DeepSeek-V3, arXiv:2412.19437, equations 12 to 20)."""
+class SwigluActivation(Section):
+    """silu(gate) * up (arXiv:2002.05202)."""
 
-    scoring: Literal["sigmoid"] = "sigmoid"
-    num_experts_per_tok: Count
-    n_group: Count = 1
-    topk_group: Count = 1
-    norm_topk_prob: bool = True
-    routed_scaling_factor: Positive = 1.0
-    bias_update_rate: NotNegative = 0.001
-    """Step of the balancing bias (gamma) after each optimizer step; 0 leaves the bias alone."""
-    sequence_balance_loss: NotNegative = 0.0001
-    """Weight (alpha) of the sequence-wise balance loss."""
+    kind: Literal["swiglu"] = "swiglu"
+
+
+class ClampedSwigluActivation(Section):
+    """gate * sigmoid(alpha * gate) * (up + 1), with gate at most `limit` and up within +-`limit` (gpt-oss)."""
+
+    kind: Literal["clamped_swiglu"] = "clamped_swiglu"
+    alpha: Positive = 1.702
+    limit: Positive = 7.0
+
+
+Activation = SwigluActivation | ClampedSwigluActivation
 
 
 class MoeFeedForward(Section):
@@ -116,6 +150,10 @@ class MoeFeedForward(Section):
     moe_intermediate_size: Count
     n_routed_experts: Count
     n_shared_experts: Annotated[int, Field(ge=0)] = 1
+    has_expert_bias: bool = False
+    """Whether the routed experts' projections have biases."""
+    activation: Annotated[Activation, Field(discriminator="kind")] = SwigluActivation()
+    """What routed experts, shared experts and dense layers apply between their projections."""
     router: Router
 
     @model_validator(mode="after")
@@ -125,17 +163,11 @@ class MoeFeedForward(Section):
             raise ValueError(
                 f"first_k_dense_replace = {self.first_k_dense_replace} needs intermediate_size, the dense layers' width"
             )
-        if self.n_routed_experts % router.n_group:
-            raise ValueError(
-                f"router.n_group = {router.n_group} does not divide n_routed_experts = {self.n_routed_experts}"
-            )
-        if router.topk_group > router.n_group:
-            raise ValueError(f"router.topk_group = {router.topk_group} is more than router.n_group = {router.n_group}")
-        reachable = self.n_routed_experts // router.n_group * router.topk_group
+        reachable = router.reachable_experts(self.n_routed_experts)
         if router.num_experts_per_tok > reachable:
             raise ValueError(
                 f"router.num_experts_per_tok = {router.num_experts_per_tok} is more than the {reachable} experts "
-                f"that topk_group = {router.topk_group} of {router.n_group} groups leave to choose from"
+                "that it can choose from"
             )
         return self
 
@@ -154,15 +186,17 @@ class MultiTokenPrediction(Section):
 class ModelConfig(Section):
     """A decoder: its sizes and its choices."""
 
-    family: Literal["deepseek_v3", "llama"]
+    family: FamilyName
     vocab_size: Count
     hidden_size: Count
     num_hidden_layers: Count
     max_position_embeddings: Count = 4096
     rms_norm_eps: Positive = 1e-6
+    norms: Literal["pre", "sandwich"] = "pre"
+    """Where a layer normalises: what attention and feed-forward read, or also what they add (GLM-4)."""
     tie_word_embeddings: bool = False
     initializer_range: Positive = 0.02
-    """Standard deviation of every initial weight matrix; norms start at 1, biases at 0."""
+    """Standard deviation of every initial weight matrix; norms start at 1, biases and sinks at 0."""
     attention: Annotated[Attention, Field(discriminator="kind")]
     feed_forward: Annotated[FeedForward, Field(discriminator="kind")]
     multi_token_prediction: MultiTokenPrediction | None = None
@@ -181,6 +215,11 @@ class ModelConfig(Section):
         if isinstance(heads, int) and isinstance(hidden, int) and heads > 0 and hidden % heads == 0:
             derived.setdefault("head_dim", hidden // heads)
         return {**values, "attention": derived}
+
+    @property
+    def num_mtp_layers(self) -> int:
+        """How many layers of multi-token prediction there are; they are numbered after the decoder's last."""
+        return self.multi_token_prediction.num_layers if self.multi_token_prediction else 0
 
     def is_moe_layer(self, layer: int) -> bool:
         """Whether decoder layer `layer` (MTP layers are numbered after the last) has experts."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
 from firstlight.config.model import MoeFeedForward
 from firstlight.config.schema import RunConfig
 from firstlight.config.source import KeyPath
@@ -18,13 +19,6 @@ class Broken:
 
 Rule = Callable[[RunConfig, int], Iterator[Broken]]
 
-FAMILY_CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "deepseek_v3": {"attention": ("mla",), "feed_forward": ("dense", "moe")},
-    "llama": {"attention": ("gqa",), "feed_forward": ("dense",)},
-}
-"""The kinds of attention and feed-forward that each family is made of."""
-
-
 def broken_rules(config: RunConfig, world_size: int) -> list[Broken]:
     """All rules that `config` breaks when it runs on `world_size` ranks, in the order of RULES."""
     return [broken for rule in RULES for broken in rule(config, world_size)]
@@ -32,23 +26,24 @@ def broken_rules(config: RunConfig, world_size: int) -> list[Broken]:
 
 def family_has_the_choices(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """A family is made of certain kinds of layers."""
-    for part, kinds in FAMILY_CHOICES[config.model.family].items():
-        kind = getattr(config.model, part).kind
-        if kind not in kinds:
-            yield Broken(
-                path=("model", part),
-                message=f"model.{part}.kind = {kind} is not a part of model.family = {config.model.family}; "
-                f"use {' or '.join(kinds)}",
-            )
-
-
-def mtp_needs_deepseek(config: RunConfig, _world_size: int) -> Iterator[Broken]:
-    """Only DeepSeek-V3 has multi-token prediction."""
-    if config.model.multi_token_prediction and config.model.family != "deepseek_v3":
+    for choice in refused_choices(config.model):
+        if choice.path == MTP:
+            continue
         yield Broken(
-            path=("model", "multi_token_prediction"),
-            message=f"model.multi_token_prediction is not a part of model.family = {config.model.family}; "
-            "use null, or family deepseek_v3",
+            path=("model", *choice.path.removesuffix(".kind").split(".")),
+            message=f"model.{choice.path} = {shown(choice.value)} is not a part of model.family = "
+            f"{config.model.family}; use {' or '.join(shown(value) for value in choice.allowed)}",
+        )
+
+
+def mtp_needs_a_family_with_it(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Only some families have multi-token prediction."""
+    if any(choice.path == MTP for choice in refused_choices(config.model)):
+        having = [family for family, choices in FAMILY_CHOICES.items() if len(choices[MTP]) > 1]
+        yield Broken(
+            path=("model", MTP),
+            message=f"model.{MTP} is not a part of model.family = {config.model.family}; use null, or family "
+            f"{' or '.join(having)}",
         )
 
 
@@ -148,7 +143,7 @@ def evaluation_has_data(config: RunConfig, _world_size: int) -> Iterator[Broken]
 
 RULES: tuple[Rule, ...] = (
     family_has_the_choices,
-    mtp_needs_deepseek,
+    mtp_needs_a_family_with_it,
     positions_cover_the_sequence,
     schedule_fits_the_steps,
     experts_divide,

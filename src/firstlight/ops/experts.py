@@ -52,6 +52,7 @@ class Assignment:
 
     def __init__(self, experts_tk: Tensor, num_experts: int) -> None:
         flat_n = experts_tk.reshape(-1)
+        self.experts_n = flat_n
         self.num_tokens = experts_tk.shape[0]
         self.order_n = torch.argsort(flat_n, stable=True)
         self.inverse_n = torch.empty_like(self.order_n)
@@ -83,6 +84,28 @@ def grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tenso
     if rows_nd.shape[0] and _grouped_mm_takes(weight_eod):
         return F.grouped_mm(rows_nd, weight_eod.transpose(-2, -1), offs=ends_e)
     return reference_grouped_linear(rows_nd, weight_eod, ends_e)
+
+
+def add_segment_bias(rows_no: Tensor, bias_eo: Tensor, counts_e: Tensor) -> Tensor:
+    """Each row plus the bias of the expert whose segment it is in: `counts_e` rows each, in expert order; [n, o]."""
+    num_rows = rows_no.shape[0]
+    return rows_no + bias_eo.to(rows_no.dtype).repeat_interleave(counts_e, dim=0, output_size=num_rows)
+
+
+def within_capacity(assignment: Assignment, weights_tk: Tensor, capacity: int) -> Tensor:
+    """Which of the assignments [t, k] are among the `capacity` strongest of their expert (bool).
+
+    Of two alike, the one of the earlier token is kept.
+    """
+    flat_n = weights_tk.detach().reshape(-1)
+    strongest_n = torch.argsort(flat_n, descending=True, stable=True)
+    by_expert_n = strongest_n[torch.argsort(assignment.experts_n[strongest_n], stable=True)]
+    starts_e = assignment.counts_e.cumsum(0) - assignment.counts_e
+    place_n = torch.arange(flat_n.shape[0], device=flat_n.device)
+    place_n = place_n - starts_e[assignment.experts_n[by_expert_n]]
+    is_kept_n = torch.empty_like(flat_n, dtype=torch.bool)
+    is_kept_n[by_expert_n] = place_n < capacity
+    return is_kept_n.view_as(weights_tk)
 
 
 def reference_grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tensor:

@@ -25,16 +25,28 @@ def frequencies(width: int, theta: float, *, device: torch.device | None = None)
 
 
 def yarn_frequencies(
-    plain_f: Tensor, *, theta: float, factor: float, original_length: int, beta_fast: float, beta_slow: float
+    plain_f: Tensor,
+    *,
+    theta: float,
+    factor: float,
+    original_length: int,
+    beta_fast: float,
+    beta_slow: float,
+    truncate: bool = True,
 ) -> Tensor:
-    """YaRN's mixture (arXiv:2309.00071, section 3.2): slow pairs are stretched by `factor`, fast ones are kept."""
+    """YaRN's mixture (arXiv:2309.00071, section 3.2): slow pairs are stretched by `factor`, fast ones are kept.
+
+    With `truncate` the ramp between them begins and ends at whole pairs.
+    """
     width = 2 * plain_f.shape[0]
 
     def pair_with_rotations(rotations: float) -> float:
         return width * math.log(original_length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
-    low = max(math.floor(pair_with_rotations(beta_fast)), 0)
-    high = min(math.ceil(pair_with_rotations(beta_slow)), width - 1)
+    low, high = pair_with_rotations(beta_fast), pair_with_rotations(beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
     index_f = torch.arange(plain_f.shape[0], dtype=torch.float32, device=plain_f.device)
     # The tiny width keeps the ramp a step, not a division by zero, when both ends meet.
     ramp_f = ((index_f - low) / max(high - low, 0.001)).clamp(0, 1)

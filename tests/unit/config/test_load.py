@@ -97,7 +97,7 @@ def test_a_value_of_the_wrong_kind_is_shown_with_what_would_do(tmp_path: Path) -
         ("learning_rate: 1e-3", "learning_rate: .nan", "optimizer.learning_rate = nan: input should be a finite"),
         ("  steps: 4", "  steps: 0", "training.steps = 0: input should be greater than or equal to 1"),
         ("  steps: 4", "  steps: 2.5", "training.steps = 2.5: input should be a valid integer"),
-        ("family: deepseek_v3", "family: deepseek", "model.family = 'deepseek': input should be 'deepseek_v3' or"),
+        ("family: deepseek_v3", "family: deepseek", "model.family = 'deepseek': input should be 'deepseek_v2', 'd"),
         ("name: tiny", "name: a b", "data.evaluate.0.name = 'a b': string should match pattern"),
         ("[console, jsonl]", "[console, csv]", "monitor.sinks.1 = 'csv': input should be 'console', 'jsonl' or"),
         ("[{path: data/tiny_text_document}]", "[]", "data.train.sources: is empty; name at least one data set"),
