@@ -29,7 +29,7 @@ from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
-from firstlight.models.moe import TopKRouter
+from firstlight.models.router import TopKRouter
 from firstlight.parallel.apply import build_parallel
 from firstlight.train.state import model_tensors
 from tests.parity.hub_cases import CASES, EXPERTS, EXPORTED, MTP, ROUTER, VOCABULARY, Case

@@ -76,8 +76,9 @@ class LossBalancedRouting(Routing):
     balance_loss: NotNegative = 0.001
     """Weight of each layer's balance loss: 1 when experts are used alike (Switch, arXiv:2101.03961, equation 4, divided
     by the experts per token)."""
-    balance_loss_scope: BalanceScope = "micro_batch"
-    """Over which tokens load is measured: each sequence, or all of a rank's micro-batch."""
+    balance_loss_scope: BalanceScope = "sequence"
+    """Over which tokens load is measured: each sequence, or all of a rank's micro-batch (what Switch does; the loss
+    then depends on how a batch is divided)."""
 
     @property
     def balance_weight(self) -> float:

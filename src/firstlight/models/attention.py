@@ -3,40 +3,68 @@
 Shapes: b batch, s sequence, d model width, h query heads, g key/value heads, k query/key width, v value width.
 """
 
-from torch import Tensor, cat, nn
+from collections.abc import Callable, Mapping
 
-from firstlight.config.model import Attention, GroupedQueryAttention, ModelConfig, MultiHeadLatentAttention, YarnScaling
+from torch import Tensor, cat, empty, nn
+
+from firstlight.config.model import GroupedQueryAttention, ModelConfig, MultiHeadLatentAttention
+from firstlight.config.rope import RopeLayout, YarnScaling
 from firstlight.models.layers import RmsNorm
 from firstlight.ops.attention import causal_attention
 from firstlight.ops.rotary import RotaryTable, rotate_half_split, rotate_interleaved, yarn_mscale
 
+_ROTATIONS: Mapping[RopeLayout, Callable[[Tensor, RotaryTable], Tensor]] = {
+    "interleaved": rotate_interleaved,
+    "half_split": rotate_half_split,
+}
 _LATENT_NORM_EPS = 1e-6
 """DeepSeek's latent norms keep this value whatever the model's rms_norm_eps is."""
 
 
 class GroupedQuery(nn.Module):
-    """Llama's attention: rotary embedding over whole heads, half-split pairs."""
+    """Attention whose query heads share key/value heads, with what families add to it: biases, normalised queries and
+    keys, sinks, a window. Rotation covers the first channels of a head, or all of them."""
 
-    def __init__(self, model: ModelConfig, attention: GroupedQueryAttention) -> None:
+    def __init__(self, model: ModelConfig, attention: GroupedQueryAttention, layer: int) -> None:
         super().__init__()
         self.config = attention
+        self.window = attention.window_of(layer)
         query_size = attention.num_attention_heads * attention.head_dim
         key_size = attention.num_key_value_heads * attention.head_dim
-        self.q_proj = nn.Linear(model.hidden_size, query_size, bias=False)
-        self.k_proj = nn.Linear(model.hidden_size, key_size, bias=False)
-        self.v_proj = nn.Linear(model.hidden_size, key_size, bias=False)
-        self.o_proj = nn.Linear(query_size, model.hidden_size, bias=False)
+        has_bias = attention.bias != "none"
+        self.q_proj = nn.Linear(model.hidden_size, query_size, bias=has_bias)
+        self.k_proj = nn.Linear(model.hidden_size, key_size, bias=has_bias)
+        self.v_proj = nn.Linear(model.hidden_size, key_size, bias=has_bias)
+        self.o_proj = nn.Linear(query_size, model.hidden_size, bias=attention.bias == "all")
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if attention.qk_norm == "per_head":
+            self.q_norm = RmsNorm(attention.head_dim, model.rms_norm_eps)
+            self.k_norm = RmsNorm(attention.head_dim, model.rms_norm_eps)
+        self.sinks: nn.Parameter | None = None
+        if attention.has_sinks:
+            self.sinks = nn.Parameter(empty(attention.num_attention_heads))
 
     def forward(self, hidden_bsd: Tensor, rope: RotaryTable) -> Tensor:
         width = self.config.head_dim
-        query_bhsk = _heads(self.q_proj(hidden_bsd), width)
-        key_bgsk = _heads(self.k_proj(hidden_bsd), width)
-        value_bgsv = _heads(self.v_proj(hidden_bsd), width)
+        query_bhsk = self.q_norm(_heads(self.q_proj(hidden_bsd), width))
+        key_bgsk = self.k_norm(_heads(self.k_proj(hidden_bsd), width))
         out_bhsv = causal_attention(
-            rotate_half_split(query_bhsk, rope), rotate_half_split(key_bgsk, rope), value_bgsv, scale=width**-0.5
+            self._rotated(query_bhsk, rope),
+            self._rotated(key_bgsk, rope),
+            _heads(self.v_proj(hidden_bsd), width),
+            scale=width**-0.5,
+            window=self.window,
+            sinks_h=self.sinks,
         )
         out: Tensor = self.o_proj(out_bhsv.transpose(1, 2).flatten(2))
         return out
+
+    def _rotated(self, x_bhsk: Tensor, rope: RotaryTable) -> Tensor:
+        rotate, width = _ROTATIONS[self.config.rope.layout], self.config.rotary_width
+        if width == self.config.head_dim:
+            return rotate(x_bhsk, rope)
+        return cat((rotate(x_bhsk[..., :width], rope), x_bhsk[..., width:]), dim=-1)
 
 
 class MultiHeadLatent(nn.Module):
@@ -65,15 +93,15 @@ class MultiHeadLatent(nn.Module):
 
     def forward(self, hidden_bsd: Tensor, rope: RotaryTable) -> Tensor:
         config = self.config
-        nope, rotated = config.qk_nope_head_dim, config.qk_rope_head_dim
+        nope, rotated, rotate = config.qk_nope_head_dim, config.qk_rope_head_dim, _ROTATIONS[config.rope.layout]
         query_bhsk = _heads(self._query(hidden_bsd), config.qk_head_dim)
         query_nope, query_rope = query_bhsk.split([nope, rotated], dim=-1)
         latent, key_rope = self.kv_a_proj(hidden_bsd).split([config.kv_lora_rank, rotated], dim=-1)
         up = _heads(self.kv_b_proj(self.kv_a_norm(latent)), nope + config.v_head_dim)
         key_nope, value_bhsv = up.split([nope, config.v_head_dim], dim=-1)
-        shared_key = rotate_interleaved(key_rope.unsqueeze(1), rope).expand(-1, config.num_attention_heads, -1, -1)
+        shared_key = rotate(key_rope.unsqueeze(1), rope).expand(-1, config.num_attention_heads, -1, -1)
         out_bhsv = causal_attention(
-            cat((query_nope, rotate_interleaved(query_rope, rope)), dim=-1),
+            cat((query_nope, rotate(query_rope, rope)), dim=-1),
             cat((key_nope, shared_key), dim=-1),
             value_bhsv,
             scale=self.scale,
@@ -89,18 +117,13 @@ class MultiHeadLatent(nn.Module):
         return query
 
 
-def build_attention(model: ModelConfig) -> nn.Module:
-    """The attention that the configuration names."""
+def build_attention(model: ModelConfig, layer: int) -> nn.Module:
+    """The attention that the configuration names, for decoder layer `layer`."""
     match model.attention:
         case GroupedQueryAttention() as attention:
-            return GroupedQuery(model, attention)
+            return GroupedQuery(model, attention, layer)
         case MultiHeadLatentAttention() as attention:
             return MultiHeadLatent(model, attention)
-
-
-def rotary_width(attention: Attention) -> int:
-    """How much of a query or key head is rotated."""
-    return attention.qk_rope_head_dim if isinstance(attention, MultiHeadLatentAttention) else attention.head_dim
 
 
 def _softmax_scale(attention: MultiHeadLatentAttention) -> float:

@@ -5,11 +5,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from firstlight.models.moe import TopKRouter
+from firstlight.config.router import SigmoidRouter
+from firstlight.models.router import TopKRouter
 
 
 class BiasBalancing:
-    """b_i += rate * sign(mean load - load_i), once after each optimizer step (DeepSeek-V3, section 2.1.2)."""
+    """b_i += rate * sign(mean load - load_i), once after each optimizer step (DeepSeek-V3, section 2.1.2).
+
+    A router that has no such bias is observed and left alone: its balance loss works through the gradient.
+    """
 
     def __init__(self, routers: Mapping[str, TopKRouter]) -> None:
         self._routers = dict(routers)
@@ -30,6 +34,8 @@ class BiasBalancing:
         if self._load_me is None:
             return
         for router, load_e in zip(self._routers.values(), self._load_me, strict=True):
+            if router.bias is None or not isinstance(router.config, SigmoidRouter):
+                continue
             direction_e = torch.sign(load_e.mean() - load_e).to(router.bias.dtype)
             router.bias.add_(direction_e, alpha=router.config.bias_update_rate)
         self._load_me = None

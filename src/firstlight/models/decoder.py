@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from firstlight.config.model import ModelConfig, MoeFeedForward
-from firstlight.models.attention import build_attention, rotary_width
-from firstlight.models.layers import RmsNorm, SwiGlu, rotary_table
+from firstlight.config.model import ModelConfig, MoeFeedForward, SwigluActivation
+from firstlight.models.attention import build_attention
+from firstlight.models.layers import FeedForward, RmsNorm, rotary_table
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
 from firstlight.ops.cross_entropy import summed_cross_entropy
 from firstlight.ops.rotary import RotaryTable
@@ -31,28 +31,38 @@ class LossSums(NamedTuple):
 
 
 class Block(nn.Module):
-    """One pre-norm decoder layer: attention, then a dense feed-forward or a mixture of experts."""
+    """One decoder layer: attention, then a dense feed-forward or a mixture of experts.
+
+    Both read the normalised stream; in a sandwich, what they add to it is normalised, too.
+    """
 
     def __init__(self, model: ModelConfig, layer: int) -> None:
         super().__init__()
-        feed_forward = model.feed_forward
         self.attention_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
-        self.attention = build_attention(model)
+        self.attention = build_attention(model, layer)
         self.feed_forward_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
-        self.feed_forward: nn.Module
-        if isinstance(feed_forward, MoeFeedForward) and model.is_moe_layer(layer):
-            self.feed_forward = MixtureOfExperts(model.hidden_size, feed_forward)
-        else:
-            assert feed_forward.intermediate_size is not None, "the schema asks for it where a layer is dense"
-            self.feed_forward = SwiGlu(model.hidden_size, feed_forward.intermediate_size)
+        self.feed_forward = _build_feed_forward(model, layer)
+        self.attention_output_norm: nn.Module = nn.Identity()
+        self.feed_forward_output_norm: nn.Module = nn.Identity()
+        if model.norms == "sandwich":
+            self.attention_output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+            self.feed_forward_output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
 
     def forward(self, hidden_bsd: Tensor, rope: RotaryTable) -> tuple[Tensor, LayerLoad | None]:
-        hidden_bsd = hidden_bsd + self.attention(self.attention_norm(hidden_bsd), rope)
+        attended_bsd = self.attention(self.attention_norm(hidden_bsd), rope)
+        hidden_bsd = hidden_bsd + self.attention_output_norm(attended_bsd)
         out = self.feed_forward(self.feed_forward_norm(hidden_bsd))
-        if isinstance(out, Tensor):
-            return hidden_bsd + out, None
-        update_bsd, load = out
-        return hidden_bsd + update_bsd, load
+        update_bsd, load = (out, None) if isinstance(out, Tensor) else out
+        return hidden_bsd + self.feed_forward_output_norm(update_bsd), load
+
+
+def _build_feed_forward(model: ModelConfig, layer: int) -> nn.Module:
+    feed_forward = model.feed_forward
+    activation = feed_forward.activation if isinstance(feed_forward, MoeFeedForward) else SwigluActivation()
+    if isinstance(feed_forward, MoeFeedForward) and model.is_moe_layer(layer):
+        return MixtureOfExperts(model.hidden_size, feed_forward)
+    assert feed_forward.intermediate_size is not None, "the schema asks for it where a layer is dense"
+    return FeedForward(model.hidden_size, feed_forward.intermediate_size, activation)
 
 
 class MtpLayer(nn.Module):
@@ -84,8 +94,7 @@ class Decoder(nn.Module):
         self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
         self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
         self._tie()
-        depths = model.multi_token_prediction.num_layers if model.multi_token_prediction else 0
-        self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(depths))
+        self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(model.num_mtp_layers))
 
     def forward(
         self, tokens_bs: Tensor, labels_bs: Tensor, mask_bs: Tensor, *, predicts_ahead: bool = True
@@ -137,7 +146,7 @@ class Decoder(nn.Module):
 
     def _rope(self, tokens_bs: Tensor) -> RotaryTable:
         attention = self.config.attention
-        return rotary_table(attention.rope, rotary_width(attention), tokens_bs.shape[1], tokens_bs.device)
+        return rotary_table(attention.rope, attention.rotary_width, tokens_bs.shape[1], tokens_bs.device)
 
     def _trunk(self, tokens_bs: Tensor, rope: RotaryTable) -> tuple[Tensor, list[LayerLoad | None]]:
         hidden_bsd = self.embedding(tokens_bs)

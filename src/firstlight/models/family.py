@@ -1,36 +1,55 @@
-"""What a model family must offer, and the table of families."""
+"""The table of families."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
+from firstlight.base.errors import InputError
 from firstlight.config.model import ModelConfig
 from firstlight.models.decoder import Decoder
-from firstlight.models.deepseek_v3.model import DeepseekV3
-from firstlight.models.llama.model import Llama
-from firstlight.models.names import NameTable
+from firstlight.models.deepseek_v2.model import DEEPSEEK_V2
+from firstlight.models.deepseek_v3.model import DEEPSEEK_V3
+from firstlight.models.glm4.model import GLM4
+from firstlight.models.glm4_moe.model import GLM4_MOE
+from firstlight.models.gpt_oss.model import GPT_OSS
+from firstlight.models.llama.model import LLAMA
+from firstlight.models.mixtral.model import MIXTRAL
+from firstlight.models.model_family import ModelFamily
+from firstlight.models.qwen2.model import QWEN2
+from firstlight.models.qwen3.model import QWEN3
+from firstlight.models.qwen3_moe.model import QWEN3_MOE
 
-
-class ModelFamily(Protocol):
-    """A family of decoders: choices of the core, and the names that Hugging Face gives them."""
-
-    def build(self, config: ModelConfig) -> Decoder:
-        """The module with uninitialised parameters; build it under `torch.device("meta")` to hold nothing."""
-
-    def names(self, config: ModelConfig) -> NameTable:
-        """Hugging Face's tensor names."""
-
-    def config_json(self, config: ModelConfig) -> dict[str, Any]:
-        """The content of Hugging Face's config.json, without dtype and token ids."""
-
-
-FAMILIES: Mapping[str, ModelFamily] = {"deepseek_v3": DeepseekV3(), "llama": Llama()}
+FAMILIES: Mapping[str, ModelFamily] = {
+    family.name: family
+    for family in (
+        DEEPSEEK_V2,
+        DEEPSEEK_V3,
+        GLM4,
+        GLM4_MOE,
+        GPT_OSS,
+        LLAMA,
+        MIXTRAL,
+        QWEN2,
+        QWEN3,
+        QWEN3_MOE,
+    )
+}
 
 
 def family_of(config: ModelConfig) -> ModelFamily:
     """The family that `config` names."""
     return FAMILIES[config.family]
+
+
+def family_of_config_json(values: Mapping[str, Any]) -> ModelFamily:
+    """The family that Hugging Face's `model_type` names. Raises InputError when there is none."""
+    model_type = values.get("model_type")
+    for family in FAMILIES.values():
+        if model_type in family.model_types:
+            return family
+    known = sorted(name for family in FAMILIES.values() for name in family.model_types)
+    raise InputError(f"config.json: model_type = {model_type!r} is not known; known are {', '.join(known)}")
 
 
 def units_of(model: nn.Module) -> list[nn.Module]:

@@ -8,15 +8,19 @@ from torch import Tensor
 _STACKED_DIMS = 3
 """Stacked experts: each index of the first dimension draws on its own, so a rank can make its experts alone."""
 
+_ZERO = ("bias", "sinks")
+"""How names of parameters end that start at zero. An expert's bias is a row of a matrix."""
+
 
 def initial_slice(name: str, shape: torch.Size, rows: slice, *, std: float, seed: int) -> Tensor:
     """Rows `rows` (of the first dimension) of the initial value of parameter `name`, fp32 on CPU.
 
-    Matrices are normal with standard deviation `std`, norm weights are one, biases zero.
+    Matrices are normal with standard deviation `std`, norm weights are one, biases and attention sinks zero.
     """
+    if name.endswith(_ZERO):
+        return torch.zeros(shape)[rows]
     if len(shape) == 1:
-        value = 0.0 if name.endswith("bias") else 1.0
-        return torch.full(shape, value)[rows]
+        return torch.ones(shape)[rows]
     if len(shape) == _STACKED_DIMS:
         indices = range(*rows.indices(shape[0]))
         drawn = [_normal(f"{name}[{index}]", shape[1:], std=std, seed=seed) for index in indices]

@@ -3,11 +3,16 @@
 Shapes: b batch, s sequence, d model width, f feed-forward width.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from firstlight.config.model import Llama3Scaling, Rope, YarnScaling
+from firstlight.config.model import Activation, ClampedSwigluActivation, SwigluActivation
+from firstlight.config.rope import Llama3Scaling, Rope, YarnScaling
+from firstlight.ops.activation import clamped_swiglu, swiglu
 from firstlight.ops.rotary import RotaryTable, frequencies, llama3_frequencies, yarn_frequencies, yarn_mscale
 
 
@@ -24,18 +29,28 @@ class RmsNorm(nn.Module):
         return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
 
 
-class SwiGlu(nn.Module):
-    """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
+class FeedForward(nn.Module):
+    """down(activation(gate(x), up(x)))."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, activation: Activation) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.activation = activation_of(activation)
 
     def forward(self, hidden_bsd: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(hidden_bsd)) * self.up_proj(hidden_bsd))
+        out: Tensor = self.down_proj(self.activation(self.gate_proj(hidden_bsd), self.up_proj(hidden_bsd)))
         return out
+
+
+def activation_of(config: Activation) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function of gate and up projection that the configuration names."""
+    match config:
+        case SwigluActivation():
+            return swiglu
+        case ClampedSwigluActivation():
+            return partial(clamped_swiglu, alpha=config.alpha, limit=config.limit)
 
 
 def yarn_multiplier(yarn: YarnScaling) -> float:
@@ -56,6 +71,7 @@ def rotary_table(rope: Rope, width: int, length: int, device: torch.device) -> R
                 original_length=yarn.original_max_position_embeddings,
                 beta_fast=yarn.beta_fast,
                 beta_slow=yarn.beta_slow,
+                truncate=yarn.truncate,
             )
             multiplier = yarn_multiplier(yarn)
         case Llama3Scaling() as llama3:

@@ -1,47 +1,110 @@
-"""Name tables: our tensor names beside another tool's, as data with placeholders."""
+"""Name tables: our tensor names beside another tool's, as rows with placeholders; iterated both ways.
+
+A row says which tensors of ours and theirs hold the same numbers, and how they are laid out:
+
+| layout | theirs |
+| --- | --- |
+| `same` | ours as it is |
+| `per_expert` | one tensor for each index of our first dimension |
+| `joined` | ours one after another along the first dimension |
+| `transposed` | ours with its last two dimensions swapped |
+| `interleaved` | ours in turn along the last dimension: first of the first, first of the second, second of the first |
+| `interleaved_transposed` | ours transposed, then interleaved |
+"""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from firstlight.base.errors import FirstlightError
+
+TensorLayout = Literal["same", "per_expert", "joined", "transposed", "interleaved", "interleaved_transposed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Patterns of names: several of ours make one of theirs, or one of ours several of theirs.
+
+    `{layer}` and `{depth}` stand for numbers; theirs may also use `{mtp_layer}`, and `{expert}` where the layout is
+    `per_expert`.
+    """
+
+    ours: tuple[str, ...]
+    theirs: str
+    layout: TensorLayout = "same"
+
+    def under(self, ours: str, theirs: str) -> "Row":
+        """The row with prefixes before its names."""
+        return Row(ours=tuple(ours + name for name in self.ours), theirs=theirs + self.theirs, layout=self.layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row with its numbers filled in: `ours` and `theirs` hold the same values, as `layout` says."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    layout: TensorLayout
 
 
 @dataclass(frozen=True, kw_only=True)
 class NameTable:
-    """Rows (ours, theirs). `{layer}` and `{depth}` stand for numbers; theirs may also use `{mtp_layer}`.
+    """The rows of a family for one configuration.
 
-    A name of theirs with `{expert}` holds one slice of our stacked tensor: expert e is index e of its first dimension.
     `copies` are tensors that the other tool stores a second time: their name, and ours.
     """
 
-    rows: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
     num_hidden_layers: int
     num_experts: int = 0
     copies: Mapping[str, str] = field(default_factory=dict)
 
-    def theirs(self, ours: str) -> list[str]:
-        """The other tool's name, or for stacked experts its names in expert order. One row must match."""
-        found = [(match, theirs) for pattern, theirs in self._patterns if (match := pattern.fullmatch(ours))]
+    def entries(self, names: Iterable[str]) -> Iterator[Entry]:
+        """The entries that hold the tensors `names` of ours, each entry once, in the order of the names."""
+        seen: set[str] = set()
+        for name in names:
+            if name not in seen:
+                entry = self.entry(name)
+                seen.update(entry.ours)
+                yield entry
+
+    def entry(self, ours: str) -> Entry:
+        """The entry that holds our tensor `ours`. Raises FirstlightError unless exactly one row has it."""
+        found = [(match, row) for pattern, row in self._patterns if (match := pattern.fullmatch(ours))]
         if len(found) != 1:
             raise FirstlightError(f"tensor {ours} matches {len(found)} rows of the name table; exactly one must match")
-        match, theirs = found[0]
+        match, row = found[0]
         numbers = {key: int(value) for key, value in match.groupdict().items()}
         if "depth" in numbers:
             numbers["mtp_layer"] = self.num_hidden_layers + numbers["depth"]
-        if "{expert}" not in theirs:
-            return [theirs.format(**numbers)]
-        return [theirs.format(expert=expert, **numbers) for expert in range(self.num_experts)]
+        theirs: tuple[str, ...] = (row.theirs,)
+        if row.layout == "per_expert":
+            theirs = tuple(row.theirs.replace("{expert}", str(expert)) for expert in range(self.num_experts))
+        return Entry(
+            ours=tuple(name.format(**numbers) for name in row.ours),
+            theirs=tuple(name.format(**numbers) for name in theirs),
+            layout=row.layout,
+        )
+
+    def theirs(self, ours: str) -> list[str]:
+        """The other tool's name, or for stacked experts its names in expert order."""
+        return list(self.entry(ours).theirs)
 
     @cached_property
-    def _patterns(self) -> list[tuple[re.Pattern[str], str]]:
-        return [(_pattern(ours), theirs) for ours, theirs in self.rows]
+    def _patterns(self) -> list[tuple[re.Pattern[str], Row]]:
+        return [(_pattern(ours), row) for row in self.rows for ours in row.ours]
 
 
-def block_rows(rows: Sequence[tuple[str, str]], ours: str, theirs: str) -> Iterator[tuple[str, str]]:
+def same(ours: str, theirs: str) -> Row:
+    """A row of two names for one tensor."""
+    return Row(ours=(ours,), theirs=theirs)
+
+
+def block_rows(rows: Iterable[Row], ours: str, theirs: str) -> Iterator[Row]:
     """The rows of one decoder layer under the two prefixes."""
-    return ((ours + row_ours, theirs + row_theirs) for row_ours, row_theirs in rows)
+    return (row.under(ours, theirs) for row in rows)
 
 
 def _pattern(ours: str) -> re.Pattern[str]:

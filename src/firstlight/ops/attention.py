@@ -94,6 +94,5 @@ def _with_sink(
     channel_bhs1 = logits_h.to(query_bhsk.dtype).view(1, -1, 1, 1).expand(batch, heads, length, 1)
     query_bhsk = F.pad(torch.cat((query_bhsk, channel_bhs1), dim=-1), (0, 0, 1, 0))
     key_bgsk = F.pad(key_bgsk, (0, 1, 1, 0))
-    is_sink = torch.zeros(key_bgsk.shape[2:], dtype=key_bgsk.dtype, device=key_bgsk.device)
-    is_sink[0, -1] = 1
-    return query_bhsk, key_bgsk + is_sink, F.pad(value_bgsv, (0, 0, 1, 0))
+    key_bgsk[:, :, 0, -1] = 1
+    return query_bhsk, key_bgsk, F.pad(value_bgsv, (0, 0, 1, 0))

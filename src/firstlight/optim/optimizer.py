@@ -36,8 +36,8 @@ class Optimizer:
         self._config = config
         self._around = around
         self._updates = 0
-        decayed = [parameter for parameter in self._parameters.values() if parameter.ndim > 1]
-        plain = [parameter for parameter in self._parameters.values() if parameter.ndim <= 1]
+        decayed = [parameter for name, parameter in self._parameters.items() if _is_decayed(name, parameter)]
+        plain = [parameter for name, parameter in self._parameters.items() if not _is_decayed(name, parameter)]
         self._adamw = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
             lr=config.learning_rate,
@@ -110,3 +110,8 @@ class Optimizer:
         limit = self._config.max_grad_norm
         if limit is not None and grad_norm > limit:
             torch._foreach_mul_(self._gradients(), limit / (grad_norm + 1e-6))
+
+
+def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Matrices are; the biases of stacked experts are matrices in shape only."""
+    return parameter.ndim > 1 and not name.endswith("bias")

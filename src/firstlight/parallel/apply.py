@@ -17,7 +17,7 @@ from firstlight.layout.mesh import AXES, Layout
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, units_of
 from firstlight.models.initialization import initial_slice
-from firstlight.models.moe import TopKRouter
+from firstlight.models.router import TopKRouter
 from firstlight.parallel.device import gradient_sum_dtype
 
 

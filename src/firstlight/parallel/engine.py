@@ -152,6 +152,6 @@ def weigh(sums: LossSums, normalizers: Normalizers, config: ModelConfig) -> Tens
         by_depth = sums.mtp / normalizers.mtp.to(sums.mtp.dtype)
         total = total + config.multi_token_prediction.loss_weight * by_depth.mean()
     if isinstance(config.feed_forward, MoeFeedForward):
-        alpha = config.feed_forward.router.sequence_balance_loss
+        alpha = config.feed_forward.router.balance_weight
         total = total + alpha * sums.balance / normalizers.sequences
     return total

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from firstlight.config.model import Llama3Scaling, MultiHeadLatentAttention, Rope, YarnScaling
+from firstlight.config.model import MultiHeadLatentAttention
+from firstlight.config.rope import Llama3Scaling, Rope, YarnScaling
 from firstlight.models.attention import MultiHeadLatent, build_attention
 from firstlight.models.layers import RmsNorm, rotary_table
 from firstlight.ops.rotary import yarn_mscale
@@ -25,7 +26,7 @@ def test_softmax_scale_of_deepseek_v3(scaling: object, scale: float) -> None:
     config = deepseek(attention={**DEEPSEEK_V3, "rope": {"scaling": scaling}})
     assert isinstance(config.attention, MultiHeadLatentAttention)
     with torch.device("meta"):
-        attention = build_attention(config)
+        attention = build_attention(config, 0)
     assert isinstance(attention, MultiHeadLatent)
     assert attention.scale == pytest.approx(scale, abs=5e-7)
 
@@ -77,6 +78,6 @@ def test_rms_norm_by_hand(eps: float) -> None:
 
 def test_latent_norms_keep_deepseeks_eps() -> None:
     with torch.device("meta"):
-        attention = build_attention(deepseek(rms_norm_eps=0.1))
+        attention = build_attention(deepseek(rms_norm_eps=0.1), 0)
     assert isinstance(attention, MultiHeadLatent)
     assert attention.q_a_norm.eps == attention.kv_a_norm.eps == 1e-6

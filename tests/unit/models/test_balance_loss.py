@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from firstlight.config.model import Router
-from firstlight.models.moe import TopKRouter
+from firstlight.config.router import SigmoidRouter
+from firstlight.models.router import TopKRouter
 
 EXPERTS, TOP_K, HIDDEN = 8, 2, 12
 
 
 def router_of(*, groups: int = 1, kept: int = 1) -> TopKRouter:
-    config = Router(num_experts_per_tok=TOP_K, n_group=groups, topk_group=kept, routed_scaling_factor=2.5)
+    config = SigmoidRouter(num_experts_per_tok=TOP_K, n_group=groups, topk_group=kept, routed_scaling_factor=2.5)
     router = TopKRouter(HIDDEN, EXPERTS, config)
     with torch.no_grad():
         router.weight.copy_(torch.randn(EXPERTS, HIDDEN, generator=torch.Generator().manual_seed(3)))

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from firstlight.config.model import Router
+from firstlight.config.router import SigmoidRouter
 from firstlight.models.balancing import BiasBalancing, max_violation
-from firstlight.models.moe import TopKRouter
+from firstlight.models.router import TopKRouter
 
 EXPERTS = 16
 
 
 def router_of(*, rate: float, num_experts: int = EXPERTS) -> TopKRouter:
-    config = Router(num_experts_per_tok=2, n_group=4, topk_group=2, bias_update_rate=rate)
+    config = SigmoidRouter(num_experts_per_tok=2, n_group=4, topk_group=2, bias_update_rate=rate)
     return TopKRouter(8, num_experts, config)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from firstlight.config.model import Router
-from firstlight.models.moe import Routing, TopKRouter
+from firstlight.config.router import SigmoidRouter
+from firstlight.models.router import Routed, TopKRouter
 
 HIDDEN = 16
 # experts, experts per token, groups, groups kept
@@ -28,7 +28,7 @@ def router_of(
 ) -> TopKRouter:
     """A router with random weights; `bias` is added to random biases of about 0.1."""
     experts, top_k, groups, kept = sizes
-    config = Router(num_experts_per_tok=top_k, n_group=groups, topk_group=kept, routed_scaling_factor=2.5, **changes)
+    config = SigmoidRouter(num_experts_per_tok=top_k, n_group=groups, topk_group=kept, routed_scaling_factor=2.5, **changes)
     router = TopKRouter(HIDDEN, experts, config)
     generator = torch.Generator().manual_seed(8)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def chosen_by_definition(router: TopKRouter, hidden_bsd: Tensor) -> list[dict[in
     return out
 
 
-def chosen(routing: Routing) -> list[dict[int, float]]:
+def chosen(routing: Routed) -> list[dict[int, float]]:
     pairs = zip(routing.experts_tk.tolist(), routing.weights_tk.tolist(), strict=True)
     return [dict(zip(experts, weights, strict=True)) for experts, weights in pairs]
 

@@ -1,21 +1,23 @@
 """The Llama family (arXiv:2407.21783)."""
 
-from typing import Any
+from firstlight.models.hub_config import Fixed
+from firstlight.models.hub_fields import COMMON, DENSE, GROUPED_QUERY, bias_row
+from firstlight.models.hub_rope import rope_row
+from firstlight.models.llama.names import name_table
+from firstlight.models.model_family import ModelFamily
 
-from firstlight.config.model import ModelConfig
-from firstlight.models.decoder import Decoder
-from firstlight.models.llama.names import config_json, name_table
-from firstlight.models.names import NameTable
-
-
-class Llama:
-    """Grouped-query attention and dense SwiGLU in every layer."""
-
-    def build(self, config: ModelConfig) -> Decoder:
-        return Decoder(config)
-
-    def names(self, config: ModelConfig) -> NameTable:
-        return name_table(config)
-
-    def config_json(self, config: ModelConfig) -> dict[str, Any]:
-        return config_json(config)
+LLAMA = ModelFamily(
+    name="llama",
+    architecture="LlamaForCausalLM",
+    model_types=("llama",),
+    given={"attention.kind": "gqa", "feed_forward.kind": "dense"},
+    config_rows=(
+        *COMMON,
+        *GROUPED_QUERY,
+        rope_row(layout="half_split"),
+        bias_row(with_bias="all", default=False),
+        *DENSE,
+        Fixed(theirs="mlp_bias", value=False),
+    ),
+    names=name_table,
+)

@@ -1,0 +1,1 @@
+"""gpt-oss: sinks, alternating windows, biases everywhere, clamped experts."""

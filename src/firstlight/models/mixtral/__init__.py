@@ -1,0 +1,1 @@
+"""Mixtral: Llama whose feed-forward is a mixture of experts in every layer."""

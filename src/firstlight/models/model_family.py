@@ -1,0 +1,61 @@
+"""What a model family is: choices of the one decoder, its tensors' names, and its config.json."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from firstlight.base.errors import InputError
+from firstlight.config.families import FamilyName, refused_choices, shown
+from firstlight.config.model import ModelConfig
+from firstlight.models.decoder import Decoder
+from firstlight.models.hub_config import ConfigRow, Json, read_config, unchanged, write_config
+from firstlight.models.names import Entry, NameTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFamily:
+    """A family of decoders and what Hugging Face calls it. `model_types` are those of config.json, ours first.
+
+    `given` are keys of the model section that the family settles; `settle` has the last word on a section read from a
+    config.json.
+    """
+
+    name: FamilyName
+    architecture: str
+    model_types: tuple[str, ...]
+    given: Mapping[str, Any]
+    config_rows: Sequence[ConfigRow]
+    names: Callable[[ModelConfig], NameTable]
+    """Hugging Face's tensor names for a configuration."""
+    settle: Callable[[dict[str, Any]], dict[str, Any]] = unchanged
+
+    def build(self, config: ModelConfig) -> Decoder:
+        """The module with uninitialised parameters; build it under `torch.device("meta")` to hold nothing."""
+        return Decoder(config)
+
+    def tensors(self, config: ModelConfig) -> Iterator[Entry]:
+        """Every tensor of the model, parameters and buffers, with Hugging Face's names and layout."""
+        with torch.device("meta"):
+            model = self.build(config)
+        return self.names(config).entries(name for part in (model.named_parameters(), model.named_buffers()) for name, _ in part)
+
+    def config_json(self, config: ModelConfig) -> dict[str, Any]:
+        """The content of Hugging Face's config.json, without dtype and token ids."""
+        head = {"architectures": [self.architecture], "model_type": self.model_types[0]}
+        return {**head, **write_config(config, self.config_rows)}
+
+    def read_config_json(self, values: Json) -> ModelConfig:
+        """The model section that a config.json of this family describes. Raises InputError with all that is refused."""
+        found = self.settle(read_config(values, self.config_rows, self.given))
+        try:
+            model = ModelConfig.model_validate({"family": self.name, **found})
+        except ValidationError as error:
+            lines = [f"  {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+            raise InputError("config.json gives a model section with faults:\n" + "\n".join(lines)) from None
+        refused = [f"  {one.path} = {shown(one.value)}" for one in refused_choices(model)]
+        if refused:
+            raise InputError(f"config.json asks for what {self.name} is not made of:\n" + "\n".join(refused))
+        return model
