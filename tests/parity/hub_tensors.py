@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from firstlight.convert.tensor_layout import to_ours
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
 from firstlight.models.names import NameTable
@@ -17,11 +18,13 @@ def saved_tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-def hub_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def hub_names(tensors: Mapping[str, Tensor], *, family: str = "deepseek_v3") -> dict[str, Tensor]:
     """Tensors of a transformers 5 model (weights, or gradients of theirs) as the hub has them: experts one by one.
 
-    In memory, experts are stacked, with gate and up projection in one tensor, gate first.
+    In memory, experts are stacked, with gate and up projection in one tensor, gate first. gpt-oss is so on the hub, too.
     """
+    if family == "gpt_oss":
+        return dict(tensors)
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         prefix, _, kind = name.rpartition(".experts.")
@@ -32,7 +35,16 @@ def hub_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             out |= _one_by_one(prefix, "down_proj", tensor)
         else:
             out[name] = tensor
-    return out
+    return {_as_mixtral(name): tensor for name, tensor in out.items()} if family == "mixtral" else out
+
+
+def _as_mixtral(name: str) -> str:
+    if ".mlp." not in name:
+        return name
+    name = name.replace(".mlp.", ".block_sparse_moe.")
+    for kind, short in {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}.items():
+        name = name.replace(f".{kind}.", f".{short}.")
+    return name
 
 
 def mtp_hub_names(tensors: Mapping[str, Tensor], *, num_hidden_layers: int) -> dict[str, Tensor]:
@@ -56,18 +68,23 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 
 def ours_from_hub(names: NameTable, ours: str, hub: Mapping[str, Tensor]) -> Tensor:
     """Our tensor `ours` put together from the hub's."""
-    parts = [hub[theirs] for theirs in names.theirs(ours)]
-    return torch.stack(parts) if ".experts." in ours else parts[0]
+    entry = names.entry(ours)
+    parts = to_ours(entry.layout, [hub[theirs] for theirs in entry.theirs], len(entry.ours))
+    return parts[entry.ours.index(ours)]
 
 
 def load_from_hub(model: Decoder, hub: Mapping[str, Tensor]) -> set[str]:
     """Fill parameters and buffers; the hub names that were used."""
-    names = family_of(model.config).names(model.config)
+    family, used = family_of(model.config), set()
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    with torch.no_grad():
-        for ours, tensor in tensors.items():
-            tensor.copy_(ours_from_hub(names, ours, hub))
-    return {theirs for ours in tensors for theirs in names.theirs(ours)}
+    for entry in family.tensors(model.config):
+        parts = to_ours(entry.layout, [hub[theirs] for theirs in entry.theirs], len(entry.ours))
+        with torch.no_grad():
+            for ours, part in zip(entry.ours, parts, strict=True):
+                tensors.pop(ours).copy_(part)
+        used |= set(entry.theirs)
+    assert not tensors, f"not among the family's tensors: {list(tensors)}"
+    return used
 
 
 def _one_by_one(prefix: str, kind: str, tensor_eoi: Tensor) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ from firstlight.checkpoint.writer import CheckpointWriter
 from firstlight.config.model import ModelConfig
 from firstlight.config.training import RecomputeConfig
 from firstlight.convert.huggingface import ExportedTokenizer, export
+from firstlight.convert.tensor_layout import to_theirs
 from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
@@ -33,11 +34,14 @@ from firstlight.models.router import TopKRouter
 from firstlight.parallel.apply import build_parallel
 from firstlight.train.state import model_tensors
 from tests.parity.hub_cases import CASES, EXPERTS, EXPORTED, MTP, ROUTER, VOCABULARY, Case
+from tests.parity.hub_families import FAMILY_CASES, FAMILY_MTP
 from tests.parity.hub_tensors import gradients, hub_names, load_from_hub, mtp_hub_names, ours_from_hub, saved_tensors
 from tests.unit.models.tiny_model import randomise
 
 pytestmark = pytest.mark.interop
 
+ALL_CASES = {**CASES, **FAMILY_CASES}
+ALL_EXPORTED = {**EXPORTED, **FAMILY_CASES}
 LENGTH = 32
 TOLERANCE = 1e-5
 
@@ -58,7 +62,7 @@ class Pair:
     used: set[str]
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+@pytest.fixture(scope="module", params=ALL_CASES.values(), ids=ALL_CASES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     case: Case = request.param
     torch.manual_seed(0)
@@ -66,8 +70,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     theirs.set_attn_implementation("eager")
     with torch.no_grad():
         # Norms that are one and biases that are zero could be left out unseen.
-        for _, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:
-            if tensor.ndim == 1 and tensor.requires_grad:
+        for name, tensor in theirs.named_parameters():
+            if tensor.ndim == 1 or name.endswith("bias"):
                 tensor.add_(0.1 * torch.randn(tensor.shape))
         for name, buffer in theirs.named_buffers():
             if "e_score_correction_bias" in name:
@@ -90,10 +94,13 @@ def holed_mask(rows: int = 3, length: int = LENGTH - 1) -> Tensor:
 
 def assert_gradients_equal(ours: Decoder, theirs: dict[str, Tensor]) -> None:
     """Each of the hub's tensors by itself: an expert's error would drown in the norm of all experts."""
-    names = family_of(ours.config).names(ours.config)
-    for name, grad in gradients(ours).items():
-        parts = grad.unbind(0) if ".experts." in name else (grad,)
-        for theirs_name, part in zip(names.theirs(name), parts, strict=True):
+    grads = gradients(ours)
+    for entry in family_of(ours.config).tensors(ours.config):
+        if not set(entry.ours) <= set(grads):
+            assert entry.ours[0].endswith("router.bias"), entry.ours
+            continue
+        parts = to_theirs(entry.layout, [grads[name] for name in entry.ours])
+        for theirs_name, part in zip(entry.theirs, parts, strict=True):
             expected = theirs[theirs_name]
             assert (part - expected).norm() <= TOLERANCE * expected.norm(), theirs_name
 
@@ -121,7 +128,7 @@ def test_loss_and_every_gradient_are_equal(pair: Pair) -> None:
     expected = pair.theirs(tokens(), labels=labels, use_cache=False).loss
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=TOLERANCE)
-    assert_gradients_equal(pair.ours, hub_names(gradients(pair.theirs)))
+    assert_gradients_equal(pair.ours, hub_names(gradients(pair.theirs), family=pair.ours.config.family))
 
 
 def test_routers_choose_the_same_experts(pair: Pair) -> None:
@@ -140,7 +147,7 @@ def test_routers_choose_the_same_experts(pair: Pair) -> None:
     hooks += [
         module.register_forward_hook(lambda _m, _x, out: note(theirs, out[2], out[1]))
         for name, module in pair.theirs.named_modules()
-        if name.endswith("mlp.gate")
+        if name.endswith(("mlp.gate", "mlp.router"))
     ]
     with torch.no_grad():
         pair.ours.logits(tokens())
@@ -193,12 +200,13 @@ def loaded(folder: Path, **options: Any) -> PreTrainedModel:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-@pytest.mark.parametrize("case", EXPORTED.values(), ids=EXPORTED)
+@pytest.mark.parametrize("case", ALL_EXPORTED.values(), ids=ALL_EXPORTED)
 def test_exported_model_is_the_same_to_the_bit(case: Case, tmp_path: Path) -> None:
     ours = laid_out(case.ours)
     theirs = loaded(exported(ours, tmp_path))
     assert type(theirs) is case.theirs
-    hub, names = hub_names(theirs.state_dict()), family_of(case.ours).names(case.ours)
+    hub = hub_names(theirs.state_dict(), family=case.ours.family)
+    names = family_of(case.ours).names(case.ours)
     for name, tensor in (dict(ours.named_parameters()) | dict(ours.named_buffers())).items():
         assert torch.equal(ours_from_hub(names, name, hub), tensor), name
     with torch.no_grad():
@@ -206,7 +214,7 @@ def test_exported_model_is_the_same_to_the_bit(case: Case, tmp_path: Path) -> No
     assert difference.abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("case", EXPORTED.values(), ids=EXPORTED)
+@pytest.mark.parametrize("case", ALL_EXPORTED.values(), ids=ALL_EXPORTED)
 def test_exported_configuration_is_what_its_users_write(case: Case, tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(exported(laid_out(case.ours), tmp_path))
     # What says nothing about the computation, or nothing about this model.

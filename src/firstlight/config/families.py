@@ -156,7 +156,7 @@ _ABSENT = object()
 
 
 def _choice_at(section: Any, path: str) -> Any:
-    """The value at `path`; a section stands for itself by its tag; _ABSENT where a section before it has no such key."""
+    """The value at `path`, of a section its tag; _ABSENT where a section before it has no such key."""
     for key in path.split("."):
         if key not in getattr(type(section), "model_fields", {}):
             return _ABSENT

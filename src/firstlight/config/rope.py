@@ -1,4 +1,4 @@
-"""Rotary position embedding in the configuration: its base, which channels form a pair, how the context is stretched."""
+"""Rotary position embedding in the configuration: its base, its pairs of channels, how the context is stretched."""
 
 from typing import Annotated, Literal
 

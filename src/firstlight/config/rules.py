@@ -19,6 +19,7 @@ class Broken:
 
 Rule = Callable[[RunConfig, int], Iterator[Broken]]
 
+
 def broken_rules(config: RunConfig, world_size: int) -> list[Broken]:
     """All rules that `config` breaks when it runs on `world_size` ranks, in the order of RULES."""
     return [broken for rule in RULES for broken in rule(config, world_size)]

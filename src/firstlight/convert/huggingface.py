@@ -14,10 +14,10 @@ from torch import Tensor
 from firstlight.base.errors import InputError
 from firstlight.checkpoint.checkpointer import load_newest
 from firstlight.config.model import ModelConfig
+from firstlight.convert.tensor_layout import to_theirs
 from firstlight.models.family import family_of
 
 _SHARD_BYTES = 5 * 10**9
-_STACKED_DIMS = 3
 
 DtypeName = Literal["fp32", "bf16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -66,14 +66,12 @@ def _empty_tensors(model: ModelConfig) -> dict[str, Tensor]:
 
 def _hub_tensors(model: ModelConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the hub's layout. Buffers (the router's bias) stay fp32, as the hub has them."""
-    table = family_of(model).names(model)
-    for name, tensor in tensors.items():
-        cast = tensor if name.endswith("router.bias") else tensor.to(dtype)
-        theirs = table.theirs(name)
-        parts = cast.unbind(0) if cast.ndim == _STACKED_DIMS else (cast,)
-        yield from zip(theirs, parts, strict=True)
-    for theirs_name, ours in table.copies.items():
-        yield theirs_name, tensors[ours].to(dtype)
+    family = family_of(model)
+    for entry in family.tensors(model):
+        ours = [tensors[name] if name.endswith("router.bias") else tensors[name].to(dtype) for name in entry.ours]
+        yield from zip(entry.theirs, to_theirs(entry.layout, ours), strict=True)
+    for theirs_name, ours_name in family.names(model).copies.items():
+        yield theirs_name, tensors[ours_name].to(dtype)
 
 
 def _write_weights(hub_tensors: Iterator[tuple[str, Tensor]], output: Path) -> None:

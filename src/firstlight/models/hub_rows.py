@@ -32,9 +32,7 @@ LATENT = (
     same("attention.o_proj.weight", "self_attn.o_proj.weight"),
 )
 
-DENSE = tuple(
-    same(f"feed_forward.{part}_proj.weight", f"mlp.{part}_proj.weight") for part in ("gate", "up", "down")
-)
+DENSE = tuple(same(f"feed_forward.{part}_proj.weight", f"mlp.{part}_proj.weight") for part in ("gate", "up", "down"))
 
 EXPERTS = (
     same("feed_forward.router.weight", "mlp.gate.weight"),

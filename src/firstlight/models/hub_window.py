@@ -13,10 +13,11 @@ Slides = Callable[[Json, int], bool]
 """Whether a layer slides by the fields of config.json, where these have no layer types."""
 
 
-def window_row(*, slides: Slides, has_switch: bool, has_layer_types: bool) -> Joint:
+def window_row(*, slides: Slides, has_switch: bool, has_layer_types: bool, unused_size: int | None = None) -> Joint:
     """The row of a family whose layers slide as `slides` says.
 
     `has_switch`: `use_sliding_window` turns it on; without it a size does. `has_layer_types`: the list is written.
+    `unused_size` is what is written where no layer slides.
     """
 
     def read(values: Json) -> dict[str, Any] | None:
@@ -31,7 +32,7 @@ def window_row(*, slides: Slides, has_switch: bool, has_layer_types: bool) -> Jo
     def write(model: ModelConfig) -> Json:
         assert isinstance(model.attention, GroupedQueryAttention), "the family has no other attention"
         window = model.attention.window
-        out: dict[str, Any] = {"sliding_window": window.size if window else None}
+        out: dict[str, Any] = {"sliding_window": window.size if window else unused_size}
         if has_switch:
             out["use_sliding_window"] = window is not None
         if has_switch and has_layer_types and window:

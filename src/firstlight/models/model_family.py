@@ -40,7 +40,9 @@ class ModelFamily:
         """Every tensor of the model, parameters and buffers, with Hugging Face's names and layout."""
         with torch.device("meta"):
             model = self.build(config)
-        return self.names(config).entries(name for part in (model.named_parameters(), model.named_buffers()) for name, _ in part)
+        return self.names(config).entries(
+            name for part in (model.named_parameters(), model.named_buffers()) for name, _ in part
+        )
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """The content of Hugging Face's config.json, without dtype and token ids."""

@@ -47,7 +47,8 @@ CASES = (
     Case(
         rule=rules.mtp_needs_a_family_with_it,
         overrides=("model.family=llama", f"model.attention={GQA}"),
-        line="model.multi_token_prediction is not a part of model.family = llama; use null, or family deepseek_v3 or glm4_moe",
+        line="model.multi_token_prediction is not a part of model.family = llama; use null, or family deepseek_v3 or "
+        "glm4_moe",
         written="multi_token_prediction",
     ),
     Case(

@@ -5,7 +5,7 @@ import pytest
 from firstlight.base.errors import FirstlightError
 from firstlight.config.model import ModelConfig
 from firstlight.models.family import family_of
-from firstlight.models.names import NameTable
+from firstlight.models.names import NameTable, same
 from tests.unit.models.tiny_model import deepseek, llama, meta_model
 
 CONFIGS = {
@@ -70,13 +70,13 @@ def test_unknown_name_is_refused(name: str) -> None:
 
 
 def test_name_with_two_rows_is_refused() -> None:
-    table = NameTable(rows=[("layers.{layer}.a", "x.{layer}"), ("layers.0.a", "y")], num_hidden_layers=1)
+    table = NameTable(rows=[same("layers.{layer}.a", "x.{layer}"), same("layers.0.a", "y")], num_hidden_layers=1)
     assert table.theirs("layers.1.a") == ["x.1"]
     with pytest.raises(FirstlightError, match=r"tensor layers\.0\.a matches 2 rows"):
         table.theirs("layers.0.a")
 
 
 def test_a_dot_in_a_row_is_a_dot() -> None:
-    table = NameTable(rows=[("a.b", "c")], num_hidden_layers=1)
+    table = NameTable(rows=[same("a.b", "c")], num_hidden_layers=1)
     with pytest.raises(FirstlightError):
         table.theirs("axb")

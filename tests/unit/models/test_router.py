@@ -28,7 +28,9 @@ def router_of(
 ) -> TopKRouter:
     """A router with random weights; `bias` is added to random biases of about 0.1."""
     experts, top_k, groups, kept = sizes
-    config = SigmoidRouter(num_experts_per_tok=top_k, n_group=groups, topk_group=kept, routed_scaling_factor=2.5, **changes)
+    config = SigmoidRouter(
+        num_experts_per_tok=top_k, n_group=groups, topk_group=kept, routed_scaling_factor=2.5, **changes
+    )
     router = TopKRouter(HIDDEN, experts, config)
     generator = torch.Generator().manual_seed(8)
     with torch.no_grad():

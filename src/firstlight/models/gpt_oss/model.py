@@ -25,7 +25,8 @@ GPT_OSS = ModelFamily(
         *GROUPED_QUERY,
         rope_row(layout="half_split", theta=150000.0),
         bias_row(with_bias="all", default=True),
-        window_row(slides=every_other_layer, has_switch=False, has_layer_types=True),
+        # The class wants a size also where no layer slides.
+        window_row(slides=every_other_layer, has_switch=False, has_layer_types=True, unused_size=128),
         Mapped(theirs="intermediate_size", ours="feed_forward.moe_intermediate_size"),
         Mapped(theirs="num_local_experts", ours="feed_forward.n_routed_experts", also=("num_experts",)),
         Mapped(theirs="swiglu_alpha", ours="feed_forward.activation.alpha", default=1.702),
