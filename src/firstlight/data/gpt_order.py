@@ -55,9 +55,12 @@ def build_order(
     sequence_length: int,
     seed: int,
     extra_token: int = 1,
+    keeps_rest: bool = False,
 ) -> GptOrder:
     """The order of at least `num_samples` samples (None: of one epoch) of the sequences with these ids.
 
+    With `keeps_rest` there is a last sample, not full, where tokens are left over: Megatron's
+    drop_last_partial_validation_sequence = False, counted in whole numbers where Megatron rounds in 32-bit floats.
     `lengths` holds the lengths of all sequences of the file, int32 [S]. Without tokens the order is empty.
     Raises InputError when numpy's RandomState cannot take the seed.
     """
@@ -75,7 +78,11 @@ def build_order(
         sequence_length=sequence_length,
         extra_token=extra_token,
     )
-    shuffle_index = _shuffle_index(plan.num_samples, separate, random)
+    num_rest = plan.num_epochs * num_tokens - extra_token - plan.num_samples * sequence_length
+    if keeps_rest and num_rest > 0:
+        end = (len(document_index) - 1, int(lengths[document_index[-1]]) - extra_token)
+        sample_index = np.concatenate((sample_index, np.array([end], sample_index.dtype)))
+    shuffle_index = _shuffle_index(len(sample_index) - 1, separate, random)
     return GptOrder(
         document_index=document_index, sample_index=sample_index, shuffle_index=shuffle_index, extra_token=extra_token
     )
