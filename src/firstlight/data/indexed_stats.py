@@ -1,6 +1,6 @@
 """Statistics of a Megatron data set: lengths of its documents, use of its ids, ends of its documents.
 
-Everything is read block by block, so memory does not grow with the data set.
+Everything is read block by block: memory does not grow with the data set, apart from pages of the mapped .idx.
 """
 
 import math
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firstlight.data.indexed import IndexedDataset, bin_path
+from firstlight.data.indexed import IndexedDataset, bin_path, map_bytes
 from firstlight.data.indexed_copy import is_back_to_back
 
 MOST_IDS = 1 << 22
 """Ids from 0 to below this are counted one by one; a data set with others has no counts."""
 _BLOCK = 1 << 20
+_MAPPED_DOCUMENTS = 1 << 14
+"""Documents whose last tokens are looked up through one memory map; its pages go when it does."""
 _DIGIT_BITS = 16
 _LENGTH_BITS = 64
 
@@ -177,12 +179,12 @@ def _id_use(one: IndexedDataset, num_most_frequent: int) -> IdUse:
 def _last_id(one: IndexedDataset) -> tuple[int, float] | None:
     counts = _Counts()
     offsets = np.arange(one.dtype.itemsize)
-    for start in range(0, len(one.document_indices) - 1, _BLOCK):
-        block = one.document_indices[start : start + _BLOCK + 1]
+    for start in range(0, len(one.document_indices) - 1, _MAPPED_DOCUMENTS):
+        block = one.document_indices[start : start + _MAPPED_DOCUMENTS + 1]
         last = block[1:][block[1:] > block[:-1]] - 1
         last = last[one.lengths[last] > 0]
         places = one.pointers[last] + (one.lengths[last].astype(np.int64) - 1) * one.dtype.itemsize
-        counts.add(one.content[places[:, None] + offsets].view(one.dtype).reshape(-1))
+        counts.add(map_bytes(bin_path(one.prefix))[places[:, None] + offsets].view(one.dtype).reshape(-1))
     most = counts.most_frequent(1)
     return (most[0][0], most[0][1] / counts.num_ids) if most else None
 

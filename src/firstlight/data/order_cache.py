@@ -171,6 +171,8 @@ def _read_header(file: BinaryIO, size: int) -> Any:
 
 def _read_array(file: BinaryIO, described: dict[str, Any], size: int) -> NDArray[Any]:
     dtype, shape = np.dtype(described["dtype"]), tuple(described["shape"])
+    if dtype.kind not in "iu" or min(shape) < 0:
+        raise _DamagedError(f"{described['name']} is no array of integers")
     if any(file.read(-file.tell() % _ALIGNMENT)):
         raise _DamagedError("there is something between its arrays")
     place = file.tell()

@@ -31,6 +31,7 @@ def test_numbers_are_numpys(tmp_path_factory: pytest.TempPathFactory, block: int
     prefix = write(tmp_path_factory.mktemp("set") / "set", documents)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("firstlight.data.indexed_stats._BLOCK", block)
+        patch.setattr("firstlight.data.indexed_stats._MAPPED_DOCUMENTS", block)
         found = stats(prefix, 3)
     lengths = [sum(map(len, document)) for document in documents]
     tokens = [number for document in documents for sequence in document for number in sequence]
