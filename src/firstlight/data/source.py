@@ -14,10 +14,10 @@ from firstlight.data.contiguous import ContiguousDataset, ContiguousTokens
 from firstlight.data.epochs import Epochs
 from firstlight.data.fingerprint import fingerprint, fingerprint_of_files
 from firstlight.data.gpt_dataset import GptDataset
-from firstlight.data.gpt_order import build_order
 from firstlight.data.indexed import IndexedDataset
 from firstlight.data.mindrecord_dataset import open_mindrecord
 from firstlight.data.mock_dataset import MockDataset, mock_lengths
+from firstlight.data.order_cache import open_order
 from firstlight.data.packed_dataset import PackedDataset
 from firstlight.data.samples import Dataset
 from firstlight.data.sequential_dataset import SequentialDataset, require_one_sample
@@ -82,12 +82,13 @@ def _open_gpt(around: Surroundings, source: MegatronSource, _number: int) -> Ope
     require_one_sample(num_tokens, train.sequence_length, _share(train, source.path))
 
     def build(num_samples: int) -> Dataset:
-        order = build_order(
-            indexed.lengths,
+        order = open_order(
+            indexed,
             sequences,
             num_samples=num_samples,
             sequence_length=train.sequence_length,
             seed=around.seed,
+            cache=train.index_cache,
         )
         return GptDataset(indexed, order, train.sequence_length)
 

@@ -42,6 +42,15 @@ def test_training_data_covers_the_steps(tmp_path: Path, order: str) -> None:
     assert len(samples(dataset)[0]) == 5
 
 
+def test_a_kept_order_gives_the_same_samples(tmp_path: Path) -> None:
+    write(tmp_path / "set", [9, 3, 8])
+    expected = samples(opened({"path": tmp_path / "set"}, steps=7, batch=4).dataset)
+    for _ in range(2):
+        found = opened({"path": tmp_path / "set"}, steps=7, batch=4, index_cache=tmp_path / "cache")
+        np.testing.assert_array_equal(samples(found.dataset), expected)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_only_the_first_share_is_trained_on(tmp_path: Path, order: str) -> None:
     write(tmp_path / "set", [10] * 10)
