@@ -50,22 +50,23 @@ def _dataset(case: str, split: str) -> GptDataset:
         sequence_length=config["sequence_length"],
         seed=config["random_seed"],
         extra_token=int(config.get("add_extra_token_to_sequence", True)),
+        keeps_rest=split == "valid" and not config.get("drop_last_partial_validation_sequence", True),
     )
     return GptDataset(indexed, order, config["sequence_length"])
 
 
 def _present(case: str) -> list[str]:
-    """The splits that Megatron built; a kept partial sample is a thing that we do not offer."""
+    """The splits that Megatron built."""
     splits = _description(case)["splits"]
-    return [name for name in SPLITS if splits[name] and (case, name) != ("single_valid_partial_kept", "valid")]
+    return [name for name in SPLITS if splits[name]]
 
 
 def _as_megatron(dataset: GptDataset, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tokens and labels with Megatron's rules for padding: where a label would be padding, id 0."""
-    sample = read_samples(dataset, np.array([k])).tokens[0].astype(np.int64)
-    if dataset.order.extra_token == 0:
-        assert sample[-1] == 0
-    assert not (sample[:-1] == PAD).any()
+    samples = read_samples(dataset, np.array([k]))
+    sample, num_real = samples.tokens[0].astype(np.int64), int(samples.num_real[0])
+    assert (sample[num_real:] == 0).all()
+    assert not (sample[:num_real] == PAD).any()
     return sample[:-1], sample[1:]
 
 
@@ -106,23 +107,27 @@ def test_all_samples_in_order_are_equal(case: str) -> None:
             assert digest.hexdigest() == golden["sha256_all_samples_in_order"][name]
 
 
-@pytest.mark.parametrize("case", ["single_seed1234", "single_no_extra_token", "single_eod_mask"])
+@pytest.mark.parametrize(
+    "case", ["single_seed1234", "single_no_extra_token", "single_eod_mask", "single_valid_partial_kept"]
+)
 def test_loss_masks_are_equal(case: str) -> None:
     """Also by position: without the extra token the last label is not trained on."""
     end_of_document = 0 if _description(case)["config"]["eod_mask_loss"] else None
-    stream = TokenStream(
-        _dataset(case, "train"),
-        global_batch_size=1,
-        micro_batch_size=1,
-        data_rank=0,
-        data_size=1,
-        end_of_document=end_of_document,
-    )
-    golden = _description(case)["splits"]["train"]
-    digest = hashlib.sha256()
-    for _ in range(golden["len"]):
-        digest.update(next(stream).loss_mask.tobytes())
-    assert digest.hexdigest() == golden["sha256_all_samples_in_order"]["loss_mask"]
+    for split in _present(case):
+        dataset = _dataset(case, split)
+        stream = TokenStream(
+            dataset,
+            global_batch_size=1,
+            micro_batch_size=1,
+            data_rank=0,
+            data_size=1,
+            end_of_document=end_of_document,
+        )
+        golden = _description(case)["splits"][split]
+        digest = hashlib.sha256()
+        for _ in range(golden["len"]):
+            digest.update(next(stream).loss_mask.tobytes())
+        assert digest.hexdigest() == golden["sha256_all_samples_in_order"]["loss_mask"]
 
 
 def test_splits_are_equal() -> None:
@@ -143,7 +148,7 @@ def test_bare_sample_indices_are_equal() -> None:
             ours = build_sample_index(
                 golden[f"sidx{number}/sizes"],
                 golden[f"sidx{number}/doc"],
-                num_samples=len(expected) - 1 - (not case["drop_last"]),
+                num_samples=len(expected) - 1 - (not case["drop_last"]),  # the rest is `build_order`'s
                 sequence_length=case["seq_length"],
                 extra_token=int(case["add_extra"]),
             )

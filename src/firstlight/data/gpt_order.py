@@ -38,7 +38,7 @@ class GptOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
+class OrderPlan:
     """Counts that follow from tokens per epoch and the samples asked for."""
 
     num_epochs: int
@@ -55,16 +55,19 @@ def build_order(
     sequence_length: int,
     seed: int,
     extra_token: int = 1,
+    keeps_rest: bool = False,
 ) -> GptOrder:
     """The order of at least `num_samples` samples (None: of one epoch) of the sequences with these ids.
 
+    With `keeps_rest` there is a last sample, not full, where tokens are left over: Megatron's
+    drop_last_partial_validation_sequence = False, counted in whole numbers where Megatron rounds in 32-bit floats.
     `lengths` holds the lengths of all sequences of the file, int32 [S]. Without tokens the order is empty.
     Raises InputError when numpy's RandomState cannot take the seed.
     """
     if not 0 <= seed <= _LARGEST_UINT32:
         raise InputError(f"seed {seed} is not within 0 and {_LARGEST_UINT32}, as Megatron's data order needs it")
     num_tokens = int(lengths[sequences.start : sequences.stop].sum(dtype=np.int64))
-    plan = _plan(num_tokens, num_samples=num_samples, sequence_length=sequence_length, extra_token=extra_token)
+    plan = plan_order(num_tokens, num_samples=num_samples, sequence_length=sequence_length, extra_token=extra_token)
     random = np.random.RandomState(seed)
     separate = plan.num_samples_before_last_epoch
     document_index = _document_index(sequences, plan.num_epochs, separate is not None, random)
@@ -75,7 +78,11 @@ def build_order(
         sequence_length=sequence_length,
         extra_token=extra_token,
     )
-    shuffle_index = _shuffle_index(plan.num_samples, separate, random)
+    num_rest = plan.num_epochs * num_tokens - extra_token - plan.num_samples * sequence_length
+    if keeps_rest and num_rest > 0:
+        end = (len(document_index) - 1, int(lengths[document_index[-1]]) - extra_token)
+        sample_index = np.concatenate((sample_index, np.array([end], sample_index.dtype)))
+    shuffle_index = _shuffle_index(len(sample_index) - 1, separate, random)
     return GptOrder(
         document_index=document_index, sample_index=sample_index, shuffle_index=shuffle_index, extra_token=extra_token
     )
@@ -121,9 +128,10 @@ def _fill_sample_index(
         row = max(row, last + 1)
 
 
-def _plan(num_tokens: int, *, num_samples: int | None, sequence_length: int, extra_token: int) -> _Plan:
+def plan_order(num_tokens: int, *, num_samples: int | None, sequence_length: int, extra_token: int) -> OrderPlan:
+    """How many epochs and samples an order of `num_tokens` tokens an epoch has, to hold `num_samples` at least."""
     if num_tokens == 0:
-        return _Plan(num_epochs=0, num_samples=0, num_samples_before_last_epoch=None)
+        return OrderPlan(num_epochs=0, num_samples=0, num_samples_before_last_epoch=None)
     num_epochs = 1
     if num_samples is not None:
         num_epochs = max(1, -(-(num_samples * sequence_length + extra_token) // num_tokens))
@@ -133,10 +141,10 @@ def _plan(num_tokens: int, *, num_samples: int | None, sequence_length: int, ext
 
     total = samples_in(num_epochs * num_tokens)
     if num_samples is None or num_epochs == 1:
-        return _Plan(num_epochs=num_epochs, num_samples=total, num_samples_before_last_epoch=None)
+        return OrderPlan(num_epochs=num_epochs, num_samples=total, num_samples_before_last_epoch=None)
     before_last = samples_in((num_epochs - 1) * num_tokens)
     is_separate = num_samples - before_last < int(_SEPARATE_BELOW * samples_in(num_tokens))
-    return _Plan(
+    return OrderPlan(
         num_epochs=num_epochs, num_samples=total, num_samples_before_last_epoch=before_last if is_separate else None
     )
 
@@ -145,7 +153,12 @@ def _document_index(
     sequences: range, num_epochs: int, is_last_separate: bool, random: np.random.RandomState
 ) -> NDArray[Any]:
     dtype = np.int32 if sequences.stop <= _LARGEST_INT32 else np.int64
-    index = np.tile(np.arange(sequences.start, sequences.stop, dtype=dtype), num_epochs)
+    # Block by block: arange and tile would hold the ids of an epoch once more.
+    index = np.empty(len(sequences) * num_epochs, dtype)
+    for epoch in index.reshape(num_epochs, len(sequences)):
+        for start in range(0, len(sequences), _BLOCK):
+            block = sequences[start : start + _BLOCK]
+            epoch[start : start + _BLOCK] = np.arange(block.start, block.stop, dtype=dtype)
     if not is_last_separate:
         shuffle(random, index)
         return index

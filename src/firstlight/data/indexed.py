@@ -6,6 +6,7 @@ i64[D] document indices (0, then the sequence count after each document), and fo
 """
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,12 +51,18 @@ class IndexedDataset:
     """
 
     def __init__(
-        self, *, prefix: Path, dtype: np.dtype[Any], arrays: tuple[Tokens, Tokens, Tokens], content: Tokens
+        self,
+        *,
+        prefix: Path,
+        dtype: np.dtype[Any],
+        arrays: tuple[Tokens, Tokens, Tokens],
+        content: Tokens,
+        num_tokens: int,
     ) -> None:
         self.prefix = prefix
         self.dtype = dtype
         self.lengths, self.pointers, self.document_indices = arrays
-        self.num_tokens = int(self.lengths.sum(dtype=np.int64))
+        self.num_tokens = num_tokens
         self.content = content
 
     @classmethod
@@ -72,9 +79,9 @@ class IndexedDataset:
             index[after_pointers : after_pointers + 8 * num_indices].view("<i8"),
         )
         content = map_bytes(bin_path(prefix))
-        _check_documents(index_file, arrays[2], num_sequences)
-        _check_places(index_file, lengths=arrays[0], pointers=arrays[1], itemsize=dtype.itemsize, size=len(content))
-        return cls(prefix=prefix, dtype=dtype, arrays=arrays, content=content)
+        _check_documents(index_file, num_indices, num_sequences)
+        num_tokens = _check_places(index_file, num_sequences, itemsize=dtype.itemsize, size=len(content))
+        return cls(prefix=prefix, dtype=dtype, arrays=arrays, content=content, num_tokens=num_tokens)
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -132,28 +139,45 @@ def read_header(path: Path, index: Tokens) -> tuple[np.dtype[Any], int, int]:
     return np.dtype(TOKEN_TYPES[code - 1]), num_sequences, num_indices
 
 
-def _check_documents(path: Path, document_indices: Tokens, num_sequences: int) -> None:
+def _check_documents(path: Path, num_indices: int, num_sequences: int) -> None:
     """The indices start at 0, never fall and end at the number of sequences."""
-    if len(document_indices) == 0 or document_indices[0] != 0:
-        first = int(document_indices[0]) if len(document_indices) else "nothing"
-        _refuse(path, f"the first document index is {first}, not 0")
-    if document_indices[-1] != num_sequences:
-        _refuse(path, f"the last document index is {int(document_indices[-1])}, not the {num_sequences} sequences")
-    for start in range(0, len(document_indices), _BLOCK):
-        block = document_indices[start : start + _BLOCK + 1]
-        falls = np.flatnonzero(block[1:] < block[:-1])
+    if num_indices == 0:
+        _refuse(path, "the first document index is nothing, not 0")
+    before = 0
+    place = HEADER.size + 12 * num_sequences
+    for start, block in _blocks(path, "<i8", place, num_indices):
+        if start == 0 and block[0] != 0:
+            _refuse(path, f"the first document index is {int(block[0])}, not 0")
+        falls = np.flatnonzero(np.diff(block, prepend=before) < 0)
         if len(falls):
-            _refuse(path, f"document index {start + int(falls[0]) + 1} is smaller than the one before it")
+            _refuse(path, f"document index {start + int(falls[0])} is smaller than the one before it")
+        before = int(block[-1])
+    if before != num_sequences:
+        _refuse(path, f"the last document index is {before}, not the {num_sequences} sequences")
 
 
-def _check_places(path: Path, *, lengths: Tokens, pointers: Tokens, itemsize: int, size: int) -> None:
-    """Every sequence lies within a .bin file of `size` bytes."""
-    for start in range(0, len(lengths), _BLOCK):
-        block = lengths[start : start + _BLOCK].astype(np.int64)
-        places = pointers[start : start + _BLOCK]
+def _check_places(path: Path, num_sequences: int, *, itemsize: int, size: int) -> int:
+    """Every sequence lies within a .bin file of `size` bytes. Returns the number of tokens."""
+    num_tokens = 0
+    all_lengths = _blocks(path, "<i4", HEADER.size, num_sequences)
+    all_places = _blocks(path, "<i8", HEADER.size + 4 * num_sequences, num_sequences)
+    for (start, lengths), (_, places) in zip(all_lengths, all_places, strict=True):
+        block = lengths.astype(np.int64)
         # Written without a sum: a hostile pointer would overflow it.
         wrong = np.flatnonzero((block < 0) | (places < 0) | (places > size - block * itemsize))
         if len(wrong):
             which = int(wrong[0])
             place = f"{int(block[which])} tokens of {itemsize} bytes at byte {int(places[which])}"
             _refuse(path, f"sequence {start + which} has {place}, outside the {size} bytes of its .bin file")
+        num_tokens += int(block.sum())
+    return num_tokens
+
+
+def _blocks(path: Path, dtype: str, place: int, count: int) -> Iterator[tuple[int, Tokens]]:
+    """(number of the first, values) of `count` values from byte `place` on.
+
+    Read, not mapped: a look at all of them does not leave them in memory.
+    """
+    for start in range(0, count, _BLOCK):
+        wanted = min(_BLOCK, count - start)
+        yield start, np.fromfile(path, dtype, wanted, offset=place + start * np.dtype(dtype).itemsize)

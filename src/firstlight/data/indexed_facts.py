@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from firstlight.base.errors import InputError
 from firstlight.data.indexed import IndexedDataset, bin_path, idx_path
-from firstlight.data.indexed_merge import has_modes, is_back_to_back
-from firstlight.data.metadata import bytes_per_token
+from firstlight.data.indexed_copy import has_modes, is_back_to_back
+from firstlight.data.metadata import bytes_per_token, different_file
 
 _BLOCK = 1 << 20
 
@@ -58,9 +58,15 @@ def facts(prefix: Path) -> Facts:
 
 
 def verify(prefix: Path, vocabulary_size: int | None = None) -> Facts:
-    """The numbers of a sound data set. Raises InputError, naming the first faulty sequence, for a damaged one; with
-    `vocabulary_size` every token is read, and one outside of it is a fault."""
+    """The numbers of a sound data set. Raises InputError, naming the first faulty sequence, for a damaged one.
+
+    Where `prepare` left the SHA-256 of the files, every byte is held to it. With `vocabulary_size` every token is read,
+    and one outside of it is a fault.
+    """
     numbers = facts(prefix)
+    fault = different_file(prefix)
+    if fault is not None:
+        raise InputError(f"{fault}; copy it again or prepare it again")
     if vocabulary_size is not None:
         one = IndexedDataset.open(prefix)
         for sequence, start, tokens in _blocks(one):

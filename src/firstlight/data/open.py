@@ -12,12 +12,14 @@ from firstlight.data import native
 from firstlight.data.blend import BlendOrder, normalise, sizes_to_build, target_sizes
 from firstlight.data.blended_dataset import BlendedDataset
 from firstlight.data.checked_dataset import CheckedDataset
+from firstlight.data.fim import FimDataset, FimTokens, Rearranging
 from firstlight.data.fingerprint import fingerprint_of_sources
 from firstlight.data.mindrecord_dataset import open_mindrecord
 from firstlight.data.samples import Dataset
 from firstlight.data.sequential_dataset import SequentialDataset
 from firstlight.data.source import OpenedSource, Surroundings, open_indexed, open_source
 from firstlight.data.split import parse_split, split_bounds
+from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, token_id
 
 _SHARES = {"train": 0, "validation": 1, "test": 2}
 
@@ -72,7 +74,7 @@ def open_training_data(config: DataConfig, needs: TrainingNeeds) -> TrainingData
     mixture = _mixture(config, sources, needs)
     if len(sources) == 1:
         targets = [num_samples]
-        dataset = _checked(sources[0], num_samples, needs)
+        dataset: Dataset = _checked(sources[0], num_samples, needs)
     else:
         targets = mixture.targets()
         asked = mixture.asked()
@@ -86,7 +88,7 @@ def open_training_data(config: DataConfig, needs: TrainingNeeds) -> TrainingData
         [weights.tolist() for weights in mixture.weights],
         [train.order, train.fill_in_the_middle.model_dump() if train.fill_in_the_middle else None],
     )
-    return TrainingData(dataset=dataset, fingerprint=mark)
+    return TrainingData(dataset=_with_fim(dataset, config, needs.seed), fingerprint=mark)
 
 
 def open_held_out(held_out: HeldOut, sequence_length: int) -> Dataset:
@@ -107,6 +109,23 @@ def open_held_out(held_out: HeldOut, sequence_length: int) -> Dataset:
 
 def _checked(source: OpenedSource, num_samples: int, needs: TrainingNeeds) -> Dataset:
     return CheckedDataset(source.build(num_samples), name=source.name, vocab_size=needs.vocab_size)
+
+
+def _with_fim(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
+    """`dataset` with documents rearranged, where the configuration wants it."""
+    fim = config.train.fill_in_the_middle
+    if fim is None:
+        return dataset
+    tokenizer, path = load_tokenizer(config.tokenizer), config.tokenizer
+    where = "data.train.fill_in_the_middle"
+    tokens = FimTokens(
+        prefix=token_id(tokenizer, path, fim.prefix_token, f"{where}.prefix_token"),
+        middle=token_id(tokenizer, path, fim.middle_token, f"{where}.middle_token"),
+        suffix=token_id(tokenizer, path, fim.suffix_token, f"{where}.suffix_token"),
+        end_of_document=end_of_document_id(tokenizer, path),
+    )
+    how = Rearranging.with_tokenizer(tokenizer, tokens, rate=fim.rate, spm_rate=fim.spm_rate)
+    return FimDataset(dataset, how, seed=seed)
 
 
 def _stage(weights: NDArray[np.float64], size: int) -> BlendOrder:

@@ -28,6 +28,7 @@ from firstlight.data.encoder import Choice, Encoder, EncoderChoice, EncodersDiff
 from firstlight.data.faults import BadDocumentError, Omissions
 from firstlight.data.indexed import best_dtype
 from firstlight.data.indexed_writer import IndexedWriter
+from firstlight.data.metadata import file_marks
 from firstlight.data.partial_file import write_whole
 from firstlight.data.progress import shown_progress
 from firstlight.data.rows import RowKind, RowWriter
@@ -312,6 +313,7 @@ def _metadata(
 
 def _described(one: SetSummary) -> dict[str, Any]:
     facts = asdict(one) | {"prefix": Path(one.prefix).name, "bytes_per_token": one.bytes_per_token}
+    facts["files"] = file_marks(Path(one.prefix))
     if one.rows is None:
         for name in ("rows", "tokens_left_out", "documents_cut"):
             del facts[name]

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 
 from firstlight.base.errors import InputError
-from firstlight.config.data import MegatronSource, MindRecordSource, TrainData
+from firstlight.base.log import get_logger
+from firstlight.config.data import MegatronSource, MindRecordSource, MockSource, TrainData
 from firstlight.data.contiguous import ContiguousDataset, ContiguousTokens
 from firstlight.data.epochs import Epochs
 from firstlight.data.fingerprint import fingerprint, fingerprint_of_files
 from firstlight.data.gpt_dataset import GptDataset
-from firstlight.data.gpt_order import build_order
 from firstlight.data.indexed import IndexedDataset
 from firstlight.data.mindrecord_dataset import open_mindrecord
+from firstlight.data.mock_dataset import MockDataset, mock_lengths
+from firstlight.data.order_cache import open_order
+from firstlight.data.packed_dataset import PackedDataset
 from firstlight.data.samples import Dataset
 from firstlight.data.sequential_dataset import SequentialDataset, require_one_sample
 from firstlight.data.split import parse_split, split_bounds
+from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, vocabulary_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +55,14 @@ def open_source(around: Surroundings, number: int) -> OpenedSource:
             openers = {
                 "megatron": _open_gpt,
                 "permuted": _open_permuted,
+                "packed": _open_packed,
                 "sequential": _open_sequential,
             }
             return openers[around.train.order](around, source, number)
         case MindRecordSource() as source:
             return _open_mindrecord(around, source, number)
+        case MockSource():
+            return _open_mock(around)
         case source:
             raise InputError(f"data.train.sources.{number}.kind = {source.kind} is not available yet")
 
@@ -75,12 +82,13 @@ def _open_gpt(around: Surroundings, source: MegatronSource, _number: int) -> Ope
     require_one_sample(num_tokens, train.sequence_length, _share(train, source.path))
 
     def build(num_samples: int) -> Dataset:
-        order = build_order(
-            indexed.lengths,
+        order = open_order(
+            indexed,
             sequences,
             num_samples=num_samples,
             sequence_length=train.sequence_length,
             seed=around.seed,
+            cache=train.index_cache,
         )
         return GptDataset(indexed, order, train.sequence_length)
 
@@ -109,6 +117,56 @@ def _open_sequential(around: Surroundings, source: MegatronSource, _number: int)
         return Epochs(dataset, num_samples=num_samples, seed=None)
 
     return _opened(source.path, dataset.num_tokens, train, build)
+
+
+def _open_packed(around: Surroundings, source: MegatronSource, number: int) -> OpenedSource:
+    train = around.train
+    indexed = open_indexed(source.path)
+    dataset = PackedDataset(indexed, train.sequence_length, _first_share(train, len(indexed)))
+    if not len(dataset):
+        require_one_sample(0, train.sequence_length, _share(train, source.path))
+    get_logger().info(
+        f"{source.path}: {len(dataset):,} packed rows, {dataset.share_of_padding:.2%} of their places are padding"
+    )
+
+    def build(num_samples: int) -> Dataset:
+        return Epochs(dataset, num_samples=num_samples, seed=around.seed, source=number)
+
+    return OpenedSource(
+        name=str(source.path),
+        fingerprint=fingerprint(source.path),
+        num_tokens=dataset.num_tokens,
+        samples_per_epoch=len(dataset),
+        build=build,
+    )
+
+
+def _open_mock(around: Surroundings) -> OpenedSource:
+    train = around.train
+    tokenizer = load_tokenizer(around.tokenizer)
+    end_of_document = end_of_document_id(tokenizer, around.tokenizer)
+    lengths = mock_lengths()
+    documents = _first_share(train, len(lengths))
+    num_tokens = int(lengths[documents.start : documents.stop].sum(dtype=np.int64))
+    require_one_sample(num_tokens, train.sequence_length, f'the first share of data.train.split = "{train.split}"')
+
+    def build(num_samples: int) -> Dataset:
+        return MockDataset(
+            train.sequence_length,
+            num_samples=num_samples,
+            seed=around.seed,
+            end_of_document=end_of_document,
+            vocab_size=vocabulary_size(tokenizer),
+            documents=documents,
+        )
+
+    return OpenedSource(
+        name="mock data",
+        fingerprint="mock",
+        num_tokens=num_tokens,
+        samples_per_epoch=(num_tokens - 1) // train.sequence_length,
+        build=build,
+    )
 
 
 def _open_mindrecord(around: Surroundings, source: MindRecordSource, number: int) -> OpenedSource:

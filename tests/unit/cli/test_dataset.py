@@ -1,5 +1,6 @@
 """`firstlight data`: what is printed, and what is wrong input."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,42 @@ def test_a_set_with_gaps_is_merged_back_to_back(folder: Path) -> None:
     merged = IndexedDataset.open(folder / "c")
     assert [merged.tokens(k).tolist() for k in range(3)] == expected
     assert (folder / "c.idx").read_bytes() == content
+
+
+def test_split(folder: Path) -> None:
+    answer = ask(folder, "data", "split", "a", "--output", "part", "--shares", "2,1")
+    assert answer.out == "part_0.bin: 2 documents, 3 tokens\npart_1.bin: 1 documents, 8 tokens\n"
+    ask(folder, "data", "merge", "part_0", "part_1", "--output", "again")
+    for suffix in (".bin", ".idx"):
+        assert (folder / f"again{suffix}").read_bytes() == (folder / f"a{suffix}").read_bytes()
+    assert ask(folder, "data", "split", "a", "--output", "p", "--parts", "3").out.count("1 documents") == 3
+    assert ask(folder, "data", "split", "a", "--output", "q", "--documents", "1").out.endswith(
+        "2 documents, 8 tokens\n"
+    )
+    for words, fault in [
+        ([], "one of --shares"),
+        (["--parts", "2", "--shares", "1,1"], "one of --shares"),
+        (["--parts", "4"], "3 documents cannot be cut into 4"),
+        (["--shares", "1,x"], "not made of numbers"),
+        (["--documents", "1.5"], "not made of numbers"),
+        (["--documents", "4"], "at most the 3 documents"),
+    ]:
+        answer = ask(folder, "data", "split", "a", "--output", "x", *words)
+        assert answer.exit_code == 2
+        assert fault in answer.message
+    assert not list(folder.glob("x*"))
+
+
+def test_stats(folder: Path) -> None:
+    out = ask(folder, "data", "stats", "a", "--tokenizer", "tokenizer.json").out
+    assert "documents: 3, of which 1 empty" in out
+    assert "tokens of a document: 0 to 8, median 3, mean 3.7, 95 % have at most 8" in out
+    assert "'e': 3 times, 27.27%" in out
+    assert "'e', 100.00% of those" in out
+    answer = json.loads(ask(folder, "data", "stats", "a", "--json").out)
+    assert answer["lengths"]["histogram"] == [[0, 0, 1], [2, 3, 1], [8, 15, 1]]
+    assert answer["num_tokens"] == 11
+    assert "texts" not in answer
+    with_texts = json.loads(ask(folder, "data", "stats", "b", "--json", "--tokenizer", "tokenizer.json").out)
+    assert with_texts["texts"]["258"] is None
+    assert with_texts["last_id"] == [258, 1.0]

@@ -125,14 +125,15 @@ def test_many_damaged_files(tmp_path):
     fuzz(tmp_path / "set", NUM_MUTATIONS_SLOW)
 
 
-def test_damaged_records_give_rows_or_an_error(tmp_path):
+@pytest.mark.parametrize("count", [NUM_MUTATIONS, pytest.param(NUM_MUTATIONS_SLOW, marks=pytest.mark.slow)])
+def test_damaged_records_give_rows_or_an_error(tmp_path, count):
     # Nothing in the format can tell a wrong token from a right one: here only the way that it fails is checked.
     path = tmp_path / "x"
     with MindRecordWriter(path, SCHEMA, page_size=32 << 10, header_size=16 << 10) as writer:
         for row in rows():
             writer.add(row)
     whole = path.read_bytes()
-    for seed in range(NUM_MUTATIONS):
+    for seed in range(count):
         choice = random.Random(seed)
         pages = mutate(whole[16 << 10 :], len(whole) - (16 << 10), choice)
         path.write_bytes(whole[: 16 << 10] + pages)

@@ -42,6 +42,15 @@ def test_training_data_covers_the_steps(tmp_path: Path, order: str) -> None:
     assert len(samples(dataset)[0]) == 5
 
 
+def test_a_kept_order_gives_the_same_samples(tmp_path: Path) -> None:
+    write(tmp_path / "set", [9, 3, 8])
+    expected = samples(opened({"path": tmp_path / "set"}, steps=7, batch=4).dataset)
+    for _ in range(2):
+        found = opened({"path": tmp_path / "set"}, steps=7, batch=4, index_cache=tmp_path / "cache")
+        np.testing.assert_array_equal(samples(found.dataset), expected)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_only_the_first_share_is_trained_on(tmp_path: Path, order: str) -> None:
     write(tmp_path / "set", [10] * 10)
@@ -125,3 +134,31 @@ def test_the_fingerprint_tells_sources_weights_and_order(tmp_path: Path) -> None
     assert len(set(marks)) == len(marks)
     assert opened(heavier).fingerprint == marks[0]
     assert opened(heavier, {**b, "weight": 2}).fingerprint == opened(a, b).fingerprint
+
+
+@pytest.mark.parametrize("order", ["packed", "sequential"])
+def test_other_orders_cover_the_steps(tmp_path: Path, order: str) -> None:
+    write(tmp_path / "set", [5] * 10)
+    dataset = opened({"path": tmp_path / "set"}, steps=7, batch=4, order=order).dataset
+    read = samples(dataset, 28)
+    assert len(dataset) >= 28
+    if order == "sequential":
+        assert [int(sample[0]) for sample in read[:13]] == [*range(0, 48, 4), 0]
+    else:
+        assert sorted(int(sample[0]) for sample in read[:10]) == list(range(0, 50, 5))
+
+
+def test_sources_without_weights_are_read_equally_often(tmp_path: Path) -> None:
+    write(tmp_path / "a", [41])
+    write(tmp_path / "b", [121], first=1000)
+    sources = ({"path": tmp_path / "a", "weight": None}, {"path": tmp_path / "b", "weight": None})
+    read = samples(opened(*sources, steps=40).dataset, 40)
+    assert Counter(int(sample[0]) >= 1000 for sample in read) == {False: 10, True: 30}
+    with pytest.raises(ValueError, match="give every one a weight, or null to every one"):
+        opened(sources[0], {"path": tmp_path / "b"})
+
+
+def test_a_share_of_a_set_is_held_out(tmp_path: Path) -> None:
+    write(tmp_path / "set", [5] * 10)
+    held_out = MegatronHeldOut(name="x", path=tmp_path / "set", split="60,20,20", share="test")
+    assert [int(sample[0]) for sample in samples(open_held_out(held_out, 4))] == [40, 44]

@@ -11,6 +11,7 @@ import pytest
 from firstlight.base.errors import InputError
 from firstlight.data import prepare as prepare_module
 from firstlight.data.indexed import IndexedDataset
+from firstlight.data.indexed_facts import verify
 from firstlight.data.prepare import PrepareRequest, prepare, worker_variables
 from firstlight.data.tokenizer import load_tokenizer, train_tokenizer
 
@@ -167,3 +168,20 @@ def test_a_fault_in_the_input_keeps_the_old_files(request_: PrepareRequest) -> N
     with pytest.raises(InputError, match=r"in\.jsonl:61"):
         prepare(request_)
     assert outputs(request_) == before
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".idx"])
+def test_a_changed_byte_of_a_prepared_set_is_noticed(request_: PrepareRequest, suffix: str) -> None:
+    for one in (summary := prepare(request_)).training, summary.held_out:
+        assert one is not None
+        prefix = Path(one.prefix)
+        verify(prefix)
+        path = Path(f"{prefix}{suffix}")
+        whole = path.read_bytes()
+        # In the .idx: the length of the first sequence, one token less, which fits all the rest.
+        place = len(whole) // 2 if suffix == ".bin" else 34
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=rf"{suffix}.*(SHA-256 differs|outside)"):
+            verify(prefix)
+        path.write_bytes(whole)
+        verify(prefix)

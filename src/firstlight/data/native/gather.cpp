@@ -1,15 +1,18 @@
-// Rows of tokens, gathered from a mapped .bin file into int32 in one pass.
+// Rows of tokens, gathered from a mapped .bin file into int32 in one pass; and the packing of documents into rows.
 //
-// Gives what `gather_with_numpy` of ../gather.py gives; tests/unit/data/test_gather.py compares them. Every place is
+// Each has a twin in Python, `gather_with_numpy` of ../gather.py and `pack_with_python` of ../packed_dataset.py; tests
+// compare them. Every place is
 // checked against the sizes of the arrays: a damaged index gives an error, never a read outside of the file.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -128,6 +131,48 @@ void gather(Array<uint8_t> content, Array<int32_t> lengths, Array<int64_t> point
     }
 }
 
+// Best fit of lengths, in their order, into rows of `width` places: each goes where the least room is left after it, of
+// equals to the row used last. Fills `rows` and returns how many rows there are.
+int64_t pack(Array<int64_t> lengths, int64_t width, Array<int64_t> rows) {
+    if (width < 1 || lengths.size() != rows.size()) {
+        throw std::invalid_argument("pack: rows must be as many as lengths, and width positive");
+    }
+    const int64_t *length = lengths.data();
+    int64_t *row = rows.mutable_data();
+    const int64_t count = lengths.size();
+    for (int64_t n = 0; n < count; ++n) {
+        if (length[n] < 0 || length[n] > width) {
+            throw std::out_of_range("pack: a length does not fit a row");
+        }
+    }
+    py::gil_scoped_release release;
+    std::vector<std::vector<int64_t>> with_room(static_cast<size_t>(width) + 1);
+    std::set<int64_t> rooms;  // those that some row has
+    int64_t num_rows = 0;
+    for (int64_t n = 0; n < count; ++n) {
+        const auto best = rooms.lower_bound(length[n]);
+        int64_t room = width;
+        if (best == rooms.end()) {
+            row[n] = num_rows++;
+        } else {
+            room = *best;
+            auto &waiting = with_room[static_cast<size_t>(room)];
+            row[n] = waiting.back();
+            waiting.pop_back();
+            if (waiting.empty()) {
+                rooms.erase(best);
+            }
+        }
+        const int64_t left = room - length[n];
+        auto &waiting = with_room[static_cast<size_t>(left)];
+        if (waiting.empty()) {
+            rooms.insert(left);
+        }
+        waiting.push_back(row[n]);
+    }
+    return num_rows;
+}
+
 template <typename T, typename D>
 void define(py::module_ &module, const char *name) {
     module.def(name, &gather<T, D>, py::arg("content").noconvert(), py::arg("lengths").noconvert(),
@@ -148,6 +193,7 @@ void define_both(py::module_ &module, const char *name) {
 PYBIND11_MODULE(_gather, module) {
     module.doc() = "Rows of tokens gathered from a mapped file.";
     module.attr("VERSION") = kVersion;
+    module.def("pack", &pack, py::arg("lengths").noconvert(), py::arg("width"), py::arg("rows").noconvert());
     define_both<uint8_t>(module, "gather_uint8");
     define_both<int8_t>(module, "gather_int8");
     define_both<int16_t>(module, "gather_int16");
