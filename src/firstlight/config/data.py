@@ -110,6 +110,8 @@ class TrainData(Section):
     """Shares of each source for train, validation and test, as Megatron writes them; the first one is trained on."""
     index_cache: AbsolutePath | None = None
     """Keep the order `megatron` in this folder for the next start; worth it from ten million documents or so."""
+    documents: Literal["joined", "separate"] = "joined"
+    """`separate`: documents in one sequence do not see each other, and each counts its positions from 0."""
     mask_after_end_of_document: bool = False
     """Leave out the loss of predicting a document's first token from the end of another (Megatron's eod_mask_loss)."""
     fill_in_the_middle: FillInTheMiddle | None = None

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.log import get_logger
-from firstlight.data.reader import Reader, Reply, Request, ThreadReader
-from firstlight.data.samples import Dataset
+from firstlight.data.reader import Reader, Request, ThreadReader
+from firstlight.data.samples import Dataset, Samples
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,14 +18,48 @@ class Batch:
     """This rank's rows of one global batch; a micro-batch is `micro_batch_size` consecutive rows.
 
     tokens, labels int32 [n, L] (labels are the tokens one place later; both are views of one array), loss_mask float32
-    [n, L] (0: not trained on), begins bool [n, L] (a document begins here), samples: the size of the global batch.
+    [n, L] (0: not trained on), begins bool [n, L] (a document begins here; None where documents are joined), samples:
+    the size of the global batch.
     """
 
     tokens: NDArray[np.int32]
     labels: NDArray[np.int32]
     loss_mask: NDArray[np.float32]
-    begins: NDArray[np.bool_]
+    begins: NDArray[np.bool_] | None
     samples: int
+
+    @classmethod
+    def of(cls, samples: Samples, masking: "Masking", global_batch_size: int) -> "Batch":
+        """The rows of `samples` with what is trained on of them."""
+        tokens, labels = samples.tokens[:, :-1], samples.tokens[:, 1:]
+        # By position: padding may look like a legal id.
+        is_real = np.arange(1, labels.shape[1] + 1) < samples.num_real[:, None]
+        loss_mask = is_real.astype(np.float32)
+        if masking.end_of_document is not None:
+            loss_mask[tokens == masking.end_of_document] = 0
+        if masking.separates_documents:
+            loss_mask[samples.begins[:, 1:]] = 0
+        return cls(
+            tokens=tokens,
+            labels=labels,
+            loss_mask=loss_mask,
+            begins=samples.begins[:, :-1] if masking.separates_documents else None,
+            samples=global_batch_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """What is left out of the loss: what follows the token `end_of_document`; documents' first tokens.
+
+    `separates_documents`: documents of a row do not see each other, so their first tokens cannot be predicted.
+    """
+
+    end_of_document: int | None = None
+    separates_documents: bool = False
+
+
+JOINED = Masking()
 
 
 class TokenStream:
@@ -43,12 +77,10 @@ class TokenStream:
         micro_batch_size: int,
         data_rank: int,
         data_size: int,
-        end_of_document: int | None,
+        masking: Masking = JOINED,
         reader: Reader | None = None,
     ) -> None:
-        """With `end_of_document`, the prediction that follows this token is left out of the loss.
-
-        `reader` reads `dataset`; without one it is read when a batch is asked for. Raises InputError when the global
+        """`reader` reads `dataset`; without one it is read when a batch is asked for. Raises InputError when the global
         batch cannot be dealt out evenly.
         """
         chunk = micro_batch_size * data_size
@@ -62,7 +94,7 @@ class TokenStream:
         self._num_samples = len(dataset)
         self._reader = reader or ThreadReader(dataset, 0)
         self._global_batch_size = global_batch_size
-        self._end_of_document = end_of_document
+        self._masking = masking
         chunks = np.arange(0, global_batch_size, chunk)[:, None]
         self._rows = (chunks + data_rank * micro_batch_size + np.arange(micro_batch_size)).ravel()
         self._consumed_samples = 0
@@ -89,7 +121,7 @@ class TokenStream:
         self._consumed_samples = start + self._global_batch_size
         self._position = reply.position
         self._ask_ahead()
-        return self._batch(reply)
+        return Batch.of(reply.samples, self._masking, self._global_batch_size)
 
     def avoid(self, samples: range, reason: str) -> None:
         """Leave out these samples, by their numbers in the order of the data, none of which may be consumed yet."""
@@ -149,22 +181,6 @@ class TokenStream:
         for first, end in self._avoided:
             numbers = np.where(numbers >= first, numbers + (end - first), numbers)
         return numbers
-
-    def _batch(self, reply: Reply) -> Batch:
-        samples = reply.samples
-        tokens, labels = samples.tokens[:, :-1], samples.tokens[:, 1:]
-        loss_mask = np.ones(tokens.shape, np.float32)
-        for row in np.flatnonzero(samples.num_real <= tokens.shape[1]).tolist():
-            loss_mask[row, samples.num_real[row] - 1 :] = 0  # by position: padding may look like a legal id
-        if self._end_of_document is not None:
-            loss_mask[tokens == self._end_of_document] = 0
-        return Batch(
-            tokens=tokens,
-            labels=labels,
-            loss_mask=loss_mask,
-            begins=samples.begins[:, :-1],
-            samples=self._global_batch_size,
-        )
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from torch import Tensor, cat, empty, nn
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MultiHeadLatentAttention
 from firstlight.config.rope import RopeLayout, YarnScaling
 from firstlight.models.layers import RmsNorm
+from firstlight.models.places import Places
 from firstlight.ops.attention import causal_attention
 from firstlight.ops.rotary import RotaryTable, rotate_half_split, rotate_interleaved, yarn_mscale
 
@@ -45,15 +46,16 @@ class GroupedQuery(nn.Module):
         if attention.has_sinks:
             self.sinks = nn.Parameter(empty(attention.num_attention_heads))
 
-    def forward(self, hidden_bsd: Tensor, rope: RotaryTable) -> Tensor:
+    def forward(self, hidden_bsd: Tensor, places: Places) -> Tensor:
         width = self.config.head_dim
         query_bhsk = self.q_norm(_heads(self.q_proj(hidden_bsd), width))
         key_bgsk = self.k_norm(_heads(self.k_proj(hidden_bsd), width))
         out_bhsv = causal_attention(
-            self._rotated(query_bhsk, rope),
-            self._rotated(key_bgsk, rope),
+            self._rotated(query_bhsk, places.rope),
+            self._rotated(key_bgsk, places.rope),
             _heads(self.v_proj(hidden_bsd), width),
             scale=width**-0.5,
+            visibility=places.visibility,
             window=self.window,
             sinks_h=self.sinks,
         )
@@ -91,8 +93,8 @@ class MultiHeadLatent(nn.Module):
         self.o_proj = nn.Linear(heads * attention.v_head_dim, model.hidden_size, bias=False)
         self.scale = _softmax_scale(attention)
 
-    def forward(self, hidden_bsd: Tensor, rope: RotaryTable) -> Tensor:
-        config = self.config
+    def forward(self, hidden_bsd: Tensor, places: Places) -> Tensor:
+        config, rope = self.config, places.rope
         nope, rotated, rotate = config.qk_nope_head_dim, config.qk_rope_head_dim, _ROTATIONS[config.rope.layout]
         query_bhsk = _heads(self._query(hidden_bsd), config.qk_head_dim)
         query_nope, query_rope = query_bhsk.split([nope, rotated], dim=-1)
@@ -105,6 +107,7 @@ class MultiHeadLatent(nn.Module):
             cat((key_nope, shared_key), dim=-1),
             value_bhsv,
             scale=self.scale,
+            visibility=places.visibility,
         )
         out: Tensor = self.o_proj(out_bhsv.transpose(1, 2).flatten(2))
         return out

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from firstlight.config.model import ModelConfig, MoeFeedForward, SwigluActivation
 from firstlight.models.attention import build_attention
-from firstlight.models.layers import FeedForward, RmsNorm, rotary_table
+from firstlight.models.layers import FeedForward, RmsNorm
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
+from firstlight.models.places import Places, mask_ahead, places_of, shifted
 from firstlight.ops.cross_entropy import summed_cross_entropy
-from firstlight.ops.rotary import RotaryTable
 
 
 class LossSums(NamedTuple):
@@ -48,8 +48,8 @@ class Block(nn.Module):
             self.attention_output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
             self.feed_forward_output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
 
-    def forward(self, hidden_bsd: Tensor, rope: RotaryTable) -> tuple[Tensor, LayerLoad | None]:
-        attended_bsd = self.attention(self.attention_norm(hidden_bsd), rope)
+    def forward(self, hidden_bsd: Tensor, places: Places) -> tuple[Tensor, LayerLoad | None]:
+        attended_bsd = self.attention(self.attention_norm(hidden_bsd), places)
         hidden_bsd = hidden_bsd + self.attention_output_norm(attended_bsd)
         out = self.feed_forward(self.feed_forward_norm(hidden_bsd))
         update_bsd, load = (out, None) if isinstance(out, Tensor) else out
@@ -76,10 +76,10 @@ class MtpLayer(nn.Module):
         self.block = Block(model, model.num_hidden_layers + depth)
         self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
 
-    def forward(self, hidden_bsd: Tensor, embedded_bsd: Tensor, rope: RotaryTable) -> tuple[Tensor, LayerLoad | None]:
+    def forward(self, hidden_bsd: Tensor, embedded_bsd: Tensor, places: Places) -> tuple[Tensor, LayerLoad | None]:
         """`hidden_bsd` of the depth before, and the embedding of the token that it predicted; normalised output."""
         joined = torch.cat((self.embedding_norm(embedded_bsd), self.hidden_norm(hidden_bsd)), dim=-1)
-        out_bsd, load = self.block(self.projection(joined), rope)
+        out_bsd, load = self.block(self.projection(joined), places)
         return self.output_norm(out_bsd), load
 
 
@@ -97,22 +97,30 @@ class Decoder(nn.Module):
         self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(model.num_mtp_layers))
 
     def forward(
-        self, tokens_bs: Tensor, labels_bs: Tensor, mask_bs: Tensor, *, predicts_ahead: bool = True
+        self,
+        tokens_bs: Tensor,
+        labels_bs: Tensor,
+        mask_bs: Tensor,
+        begins_bs: Tensor | None = None,
+        *,
+        predicts_ahead: bool = True,
     ) -> LossSums:
         """The loss sums of a micro-batch: int64 tokens, the tokens that follow them, and which of these count.
 
-        Without `predicts_ahead` the MTP layers rest, as an evaluation of the next token has no need of them.
+        With `begins_bs`, bool, where documents begin, they do not see each other; `mask_bs` must leave out the
+        prediction of their first tokens. Without `predicts_ahead` the MTP layers rest, as an evaluation of the next
+        token has no need of them.
         """
-        rope = self._rope(tokens_bs)
-        hidden_bsd, loads = self._trunk(tokens_bs, rope)
+        places = self._places(tokens_bs, begins_bs)
+        hidden_bsd, loads = self._trunk(tokens_bs, places)
         lm = self._cross_entropy(hidden_bsd, labels_bs, mask_bs)
         mtp_losses = []
-        for layer in self.mtp if predicts_ahead else ():
+        for depth, layer in enumerate(self.mtp if predicts_ahead else (), start=1):
             # At depth k position i has seen the labels up to i + k - 1: embed the last of them, predict the next.
-            hidden_bsd, load = layer(hidden_bsd, self.embedding(labels_bs), rope)
+            hidden_bsd, load = layer(hidden_bsd, self.embedding(labels_bs), places)
             loads.append(load)
-            labels_bs, mask_bs = _shift(labels_bs), _shift(mask_bs)
-            mtp_losses.append(self._cross_entropy(hidden_bsd, labels_bs, mask_bs))
+            labels_bs = shifted(labels_bs)
+            mtp_losses.append(self._cross_entropy(hidden_bsd, labels_bs, mask_ahead(mask_bs, begins_bs, depth)))
         balance, load_me = _join_loads([load for load in loads if load is not None], lm)
         return LossSums(lm, torch.stack(mtp_losses) if mtp_losses else lm.new_zeros(0), balance, load_me)
 
@@ -122,21 +130,20 @@ class Decoder(nn.Module):
         # Every module has received memory of its own, also those that share.
         self._tie()
 
-    def logits(self, tokens_bs: Tensor) -> Tensor:
+    def logits(self, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Tensor:
         """Scores of the next token at every position, [b, s, v]."""
-        hidden_bsd, _ = self._trunk(tokens_bs, self._rope(tokens_bs))
+        hidden_bsd, _ = self._trunk(tokens_bs, self._places(tokens_bs, begins_bs))
         out: Tensor = self.head(hidden_bsd)
         return out
 
     def mtp_logits(self, tokens_bs: Tensor) -> list[Tensor]:
         """Scores of the token after the next, and so on for each depth: depth k gives [b, s - k, v]."""
-        rope = self._rope(tokens_bs)
-        hidden_bsd, _ = self._trunk(tokens_bs, rope)
+        hidden_bsd, _ = self._trunk(tokens_bs, self._places(tokens_bs))
         out = []
         for depth, layer in enumerate(self.mtp, start=1):
             embedded = self.embedding(tokens_bs[:, depth:])
             length = embedded.shape[1]
-            hidden_bsd, _ = layer(hidden_bsd[:, :length], embedded, self._rope(tokens_bs[:, :length]))
+            hidden_bsd, _ = layer(hidden_bsd[:, :length], embedded, self._places(tokens_bs[:, :length]))
             out.append(self.head(hidden_bsd))
         return out
 
@@ -144,25 +151,19 @@ class Decoder(nn.Module):
         if self.config.tie_word_embeddings:
             self.head.weight = self.embedding.weight
 
-    def _rope(self, tokens_bs: Tensor) -> RotaryTable:
-        attention = self.config.attention
-        return rotary_table(attention.rope, attention.rotary_width, tokens_bs.shape[1], tokens_bs.device)
+    def _places(self, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Places:
+        return places_of(self.config.attention, tokens_bs, begins_bs)
 
-    def _trunk(self, tokens_bs: Tensor, rope: RotaryTable) -> tuple[Tensor, list[LayerLoad | None]]:
+    def _trunk(self, tokens_bs: Tensor, places: Places) -> tuple[Tensor, list[LayerLoad | None]]:
         hidden_bsd = self.embedding(tokens_bs)
         loads: list[LayerLoad | None] = []
         for layer in self.layers:
-            hidden_bsd, load = layer(hidden_bsd, rope)
+            hidden_bsd, load = layer(hidden_bsd, places)
             loads.append(load)
         return self.output_norm(hidden_bsd), loads
 
     def _cross_entropy(self, hidden_bsd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
         return summed_cross_entropy(hidden_bsd.flatten(0, 1), self.head.weight, labels_bs.flatten(), mask_bs.flatten())
-
-
-def _shift(x_bs: Tensor) -> Tensor:
-    """Each row one to the left, zero at its end: for a mask, the last position has nothing to predict."""
-    return torch.cat((x_bs[:, 1:], torch.zeros_like(x_bs[:, :1])), dim=1)
 
 
 def _join_loads(loads: Sequence[LayerLoad], like: Tensor) -> tuple[Tensor, Tensor]:

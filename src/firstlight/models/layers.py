@@ -58,9 +58,9 @@ def yarn_multiplier(yarn: YarnScaling) -> float:
     return yarn_mscale(yarn.factor, yarn.mscale) / yarn_mscale(yarn.factor, yarn.mscale_all_dim)
 
 
-def rotary_table(rope: Rope, width: int, length: int, device: torch.device) -> RotaryTable:
-    """Angles of positions 0 to length - 1 for a rotated width of `width`, with the configured scaling."""
-    plain_f = frequencies(width, rope.theta, device=device)
+def rotary_table(rope: Rope, width: int, positions: Tensor) -> RotaryTable:
+    """Angles of `positions` [s] or [b, s] for a rotated width of `width`, with the configured scaling."""
+    plain_f = frequencies(width, rope.theta, device=positions.device)
     multiplier = 1.0
     match rope.scaling:
         case YarnScaling() as yarn:
@@ -84,5 +84,7 @@ def rotary_table(rope: Rope, width: int, length: int, device: torch.device) -> R
             )
         case None:
             used_f = plain_f
-    angles_sf = torch.arange(length, dtype=torch.float32, device=device)[:, None] * used_f
+    angles_sf = positions.to(torch.float32)[..., None] * used_f
+    if positions.ndim > 1:
+        angles_sf = angles_sf.unsqueeze(1)  # the same for all heads
     return RotaryTable(cos_sf=angles_sf.cos() * multiplier, sin_sf=angles_sf.sin() * multiplier)

@@ -12,7 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryTable:
-    """Cosines and sines [s, f], fp32, already multiplied by YaRN's attention factor where there is one."""
+    """Cosines and sines [s, f], fp32, already multiplied by YaRN's attention factor where there is one.
+
+    [b, 1, s, f] where each row counts its positions in its own way.
+    """
 
     cos_sf: Tensor
     sin_sf: Tensor

@@ -15,6 +15,7 @@ from firstlight.base.report import LossReport
 from firstlight.config.model import ModelConfig, MoeFeedForward
 from firstlight.models.balancing import BiasBalancing, max_violation
 from firstlight.models.decoder import Decoder, LossSums
+from firstlight.models.places import mask_ahead
 from firstlight.parallel.gradients import gradient_sum
 
 
@@ -30,6 +31,10 @@ class HostBatch(Protocol):
     @property
     def loss_mask(self) -> NDArray[Any]: ...
 
+    @property
+    def begins(self) -> NDArray[Any] | None:
+        """Where documents begin, bool [r, s], when they stand for themselves."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -38,6 +43,7 @@ class Rows:
     tokens: Tensor
     labels: Tensor
     mask: Tensor
+    begins: Tensor | None
 
     @classmethod
     def of(cls, batch: HostBatch, device: torch.device) -> "Rows":
@@ -46,12 +52,17 @@ class Rows:
             torch.from_numpy(array).to(device, non_blocking=True)
             for array in (batch.tokens, batch.labels, batch.loss_mask)
         )
-        return cls(tokens=tokens.long(), labels=labels.long(), mask=mask)
+        begins = None if batch.begins is None else torch.from_numpy(batch.begins).to(device, non_blocking=True)
+        return cls(tokens=tokens.long(), labels=labels.long(), mask=mask, begins=begins)
 
     def micro_batches(self, size: int) -> list["Rows"]:
         """Consecutive groups of `size` rows."""
-        parts = zip(self.tokens.split(size), self.labels.split(size), self.mask.split(size), strict=True)
-        return [Rows(tokens=tokens, labels=labels, mask=mask) for tokens, labels, mask in parts]
+        tokens, labels, masks = self.tokens.split(size), self.labels.split(size), self.mask.split(size)
+        begins = [None] * len(tokens) if self.begins is None else self.begins.split(size)
+        return [
+            Rows(tokens=one, labels=label, mask=mask, begins=begin)
+            for one, label, mask, begin in zip(tokens, labels, masks, begins, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +76,8 @@ class Normalizers:
     @classmethod
     def of(cls, rows: Rows, *, depths: int, sum_over_ranks: Callable[[Tensor], Tensor]) -> "Normalizers":
         """Counted over all ranks. Depth k of multi-token prediction has no target for the last k positions."""
-        counts = [rows.mask[:, depth:].sum(dtype=torch.float64) for depth in range(depths + 1)]
+        masks = [mask_ahead(rows.mask, rows.begins, depth) for depth in range(depths + 1)]
+        counts = [mask.sum(dtype=torch.float64) for mask in masks]
         sequences = torch.tensor(float(rows.tokens.shape[0]), dtype=torch.float64, device=rows.mask.device)
         totals = sum_over_ranks(torch.stack([*counts, sequences])).clamp(min=1)
         return cls(lm=float(totals[0]), mtp=totals[1:-1], sequences=float(totals[-1]))
@@ -116,7 +128,7 @@ class PlainEngine:
 
     def _forward(self, rows: Rows, *, predicts_ahead: bool = True) -> LossSums:
         with torch.autocast(rows.tokens.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            out: LossSums = self._model(rows.tokens, rows.labels, rows.mask, predicts_ahead=predicts_ahead)
+            out: LossSums = self._model(rows.tokens, rows.labels, rows.mask, rows.begins, predicts_ahead=predicts_ahead)
         return out
 
     def _report(self, sums: list[LossSums], normalizers: Normalizers) -> LossReport:

@@ -14,7 +14,7 @@ from firstlight.data.metadata import bytes_per_token
 from firstlight.data.open import TrainingNeeds, open_held_out, open_training_data
 from firstlight.data.reader import Reader, ThreadReader
 from firstlight.data.samples import Dataset
-from firstlight.data.stream import TokenStream
+from firstlight.data.stream import Masking, TokenStream
 from firstlight.data.tokenizer import check_vocabulary, end_of_document_id, load_tokenizer
 from firstlight.data.worker import Assignment
 from firstlight.data.worker_reader import WorkerReader
@@ -57,7 +57,7 @@ class Inputs:
     needs: TrainingNeeds
     train_fingerprint: str
     held_out: list[HeldOutSet]
-    end_of_document: int | None
+    masking: Masking
 
 
 def open_inputs(config: RunConfig) -> Inputs:
@@ -79,7 +79,7 @@ def open_inputs(config: RunConfig) -> Inputs:
         needs=needs,
         train_fingerprint=train.fingerprint,
         held_out=open_held_out_sets(config),
-        end_of_document=end_of_document,
+        masking=Masking(end_of_document=end_of_document, separates_documents=config.data.train.documents == "separate"),
     )
 
 
@@ -167,7 +167,7 @@ def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> Tok
         micro_batch_size=config.training.micro_batch_size,
         data_rank=layout.data_rank(rank),
         data_size=layout.data_size,
-        end_of_document=inputs.end_of_document,
+        masking=inputs.masking,
         reader=_reader(config, inputs),
     )
 
@@ -208,4 +208,5 @@ def _evaluation_plan(config: RunConfig) -> EvaluationPlan:
         last_step=training.steps,
         max_samples=training.evaluate_samples,
         batch_size=training.micro_batch_size,
+        masking=Masking(separates_documents=config.data.train.documents == "separate"),
     )

@@ -9,7 +9,7 @@ import numpy as np
 from firstlight.base.peers import Peers
 from firstlight.base.report import EvalReport
 from firstlight.data.samples import Dataset, Samples
-from firstlight.data.stream import Batch
+from firstlight.data.stream import JOINED, Batch, Masking
 from firstlight.parallel.engine import PlainEngine
 
 
@@ -30,6 +30,7 @@ class EvaluationPlan:
     last_step: int
     max_samples: int
     batch_size: int
+    masking: Masking = JOINED
 
 
 class Evaluator:
@@ -78,11 +79,4 @@ class Evaluator:
             numbers = np.array(mine[start : start + size], np.int64)
             samples = Samples.empty(size, dataset.sequence_length)
             dataset.read(numbers, samples, np.arange(len(numbers)))
-            places = np.arange(1, dataset.sequence_length + 1)
-            yield Batch(
-                tokens=samples.tokens[:, :-1],
-                labels=samples.tokens[:, 1:],
-                loss_mask=(places < samples.num_real[:, None]).astype(np.float32),
-                begins=samples.begins[:, :-1],
-                samples=size * ranks,
-            )
+            yield Batch.of(samples, self._plan.masking, size * ranks)
