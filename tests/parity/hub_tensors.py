@@ -21,7 +21,7 @@ def saved_tensors(folder: Path) -> dict[str, Tensor]:
 def hub_names(tensors: Mapping[str, Tensor], *, family: str = "deepseek_v3") -> dict[str, Tensor]:
     """Tensors of a transformers 5 model (weights, or gradients of theirs) as the hub has them: experts one by one.
 
-    In memory, experts are stacked, with gate and up projection in one tensor, gate first. gpt-oss is so on the hub, too.
+    In memory, experts are stacked, with gate and up projection in one tensor, gate first. gpt-oss is so on the hub.
     """
     if family == "gpt_oss":
         return dict(tensors)

@@ -34,7 +34,7 @@ from firstlight.models.router import TopKRouter
 from firstlight.parallel.apply import build_parallel
 from firstlight.train.state import model_tensors
 from tests.parity.hub_cases import CASES, EXPERTS, EXPORTED, MTP, ROUTER, VOCABULARY, Case
-from tests.parity.hub_families import FAMILY_CASES, FAMILY_MTP
+from tests.parity.hub_families import FAMILY_CASES
 from tests.parity.hub_tensors import gradients, hub_names, load_from_hub, mtp_hub_names, ours_from_hub, saved_tensors
 from tests.unit.models.tiny_model import randomise
 

@@ -55,8 +55,8 @@ def count_parameters(model: ModelConfig) -> ParameterCounts:
 def flops_per_token(model: ModelConfig, sequence_length: int) -> float:
     """Floating-point operations of forward and backward for one token, without recomputation.
 
-    Convention: 6 per activated matrix parameter, attention counted for the positions that a query sees only (the causal
-    half, less where a window slides), embedding look-up not counted, output head (once more for each MTP depth) counted.
+    Convention: 6 per activated matrix parameter, attention counted for the positions that a query sees (the causal
+    half; fewer where a window slides), embedding look-up not counted, output head (again for each MTP depth) counted.
     """
     attention = model.attention
     seen = sum(_seen_positions(model, layer, sequence_length) for layer in _layers(model))

@@ -9,7 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from firstlight.config.model import ModelConfig, MoeFeedForward, MultiHeadLatentAttention
 from firstlight.layout.counts import count_parameters, flops_per_token
-from tests.unit.models.tiny_model import deepseek, filled, llama, meta_model, random_tokens
+from firstlight.models.family import family_of_config_json
+from tests.unit.models.released import RELEASED
+from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, filled, llama, meta_model, of_family, random_tokens
 
 DENSE = {"kind": "dense", "intermediate_size": 48}
 
@@ -68,6 +70,7 @@ CONFIGS = {
     "deepseek_no_dense_layer": deepseek(feed_forward={"first_k_dense_replace": 0, "intermediate_size": None}),
     # The MTP layer is the first one that is not dense.
     "deepseek_experts_in_mtp_alone": deepseek(feed_forward={"first_k_dense_replace": 3}, multi_token_prediction={}),
+    **{family: of_family(family) for family in OTHER_FAMILIES},
     "deepseek_v3": deepseek_v3(),
     "deepseek_v3_mtp": deepseek_v3(multi_token_prediction={}),
 }
@@ -109,6 +112,43 @@ def test_deepseek_v3_with_multi_token_prediction() -> None:
     assert with_mtp.activated - plain.activated == 688_100_608 - 256 + 129280 * 7168
 
 
+@pytest.mark.parametrize(("config_json", "total"), RELEASED.values(), ids=RELEASED)
+def test_released_models_by_their_config_json(config_json: dict[str, Any], total: int) -> None:
+    config = family_of_config_json(config_json).read_config_json(config_json)
+    assert count_parameters(config).total == total
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "GLM-4.5-Air", "DeepSeek-V2-Lite", "GLM-4-9B-0414"])
+def test_released_models_as_they_are_built(name: str) -> None:
+    config_json, total = RELEASED[name]
+    model = meta_model(family_of_config_json(config_json).read_config_json(config_json))
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
+
+
+def test_flops_of_windows_count_the_positions_that_are_seen() -> None:
+    # Position i of a layer that slides sees min(i + 1, w) positions, counted as everywhere without half of its own.
+    length, window = 64, 16
+    full = of_family("mixtral", attention={**OTHER_FAMILIES["mixtral"]["attention"], "window": None})
+    slid = of_family("mixtral", attention={**OTHER_FAMILIES["mixtral"]["attention"], "window": {"size": window}})
+    seen = [sum(min(i + 1, w) for i in range(length)) / length for w in (length, window)]
+    difference = flops_per_token(full, length) - flops_per_token(slid, length)
+    band = window - window**2 / (2 * length)
+    assert difference == pytest.approx(6 * 3 * 4 * 24 * (length / 2 - band))
+    assert length / 2 - band == pytest.approx(seen[0] - seen[1], abs=0.5)
+    assert flops_per_token(slid, window) == flops_per_token(full, window)
+
+
+def test_flops_of_alternating_windows() -> None:
+    # gpt-oss-120b at 4096: half of its layers see 126 positions on average instead of 2048.
+    config_json, _ = RELEASED["gpt-oss-120b"]
+    config = family_of_config_json(config_json).read_config_json(config_json)
+    scores = flops_per_token(config, 4096) - flops_per_token(config, 1)
+    seen = 18 * (4096 / 2 + 128 - 128**2 / 8192) - 36 * 0.5
+    assert scores == pytest.approx(6 * 64 * 128 * seen, rel=1e-9)
+    # OpenAI gives 5.1 billion parameters that a token passes through (the model card's table 1).
+    assert count_parameters(config).activated == pytest.approx(5.13e9, rel=0.01)
+
+
 def test_llama_31() -> None:
     small = llama_31(hidden_size=4096, layers=32, heads=32, intermediate_size=14336)
     large = llama_31(hidden_size=16384, layers=126, heads=128, intermediate_size=53248)
@@ -141,7 +181,19 @@ def test_flops_of_multi_token_prediction() -> None:
     assert (with_mtp - plain) / plain == pytest.approx(0.0407, abs=2e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "llama_tied", "llama_one_key_head", "deepseek", "deepseek_plain_query"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "llama_tied",
+        "llama_one_key_head",
+        "deepseek",
+        "deepseek_plain_query",
+        "qwen3_moe",
+        "glm4",
+        "deepseek_v2",
+    ],
+)
 def test_flops_are_those_that_torch_counts(name: str) -> None:
     # In fp64 the experts run as plain products, which torch's counter knows. A forward pass is a third of a step.
     config = CONFIGS[name]
@@ -159,6 +211,6 @@ def test_flops_are_those_that_torch_counts(name: str) -> None:
     scores = config.num_hidden_layers * 24 * attention.num_attention_heads
     ours += scores * (2 * computed - causal)
     if isinstance(config.feed_forward, MoeFeedForward):
-        # It sees the sum over a token's experts, too: 2 experts, 2 layers with experts.
-        ours += 2 * 2 * 2 * config.hidden_size
+        # It sees the sum over a token's experts, too: 2 experts in each layer that has them.
+        ours += 2 * 2 * config.hidden_size * sum(map(config.is_moe_layer, range(config.num_hidden_layers)))
     assert ours == pytest.approx(counter.get_total_flops() / tokens.numel(), rel=1e-9)

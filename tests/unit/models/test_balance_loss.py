@@ -1,10 +1,11 @@
-"""The sequence-wise balance loss against a loop written from equations 17 to 20 of DeepSeek-V3."""
+"""The balance loss against a loop written from equations 17 to 20 of DeepSeek-V3, of every kind of router."""
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from firstlight.config.router import SigmoidRouter
+from firstlight.config.router import AnyRouter, SigmoidRouter, SoftmaxRouter, TopKSoftmaxRouter
 from firstlight.models.router import TopKRouter
 
 EXPERTS, TOP_K, HIDDEN = 8, 2, 12
@@ -81,3 +82,60 @@ def test_uneven_choice_costs_more() -> None:
     expected = 4 * scores.topk(TOP_K).values.sum() / scores.sum()
     assert router(same).balance_loss.item() == pytest.approx(expected.item())
     assert expected > 1
+
+
+def softmax_router(kind: type[AnyRouter], scope: str) -> TopKRouter:
+    """With weights so large that experts are used unevenly."""
+    router = TopKRouter(HIDDEN, EXPERTS, kind(num_experts_per_tok=TOP_K, balance_loss_scope=scope)).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in router.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return router
+
+
+def probabilities(router: TopKRouter, hidden_bsd: Tensor) -> Tensor:
+    bias = 0.0 if router.logit_bias is None else router.logit_bias
+    return (hidden_bsd @ router.weight.T + bias).softmax(-1)
+
+
+def switch_loss(chances_te: Tensor) -> Tensor:
+    """E / K times the sum over experts of the share of tokens that choose it and its mean probability."""
+    chosen = chances_te.topk(TOP_K, dim=-1).indices
+    share_e = torch.stack([(chosen == expert).any(-1).double().mean() for expert in range(EXPERTS)])
+    return (share_e * chances_te.mean(0)).sum() * EXPERTS / TOP_K
+
+
+@pytest.mark.parametrize("kind", [SoftmaxRouter, TopKSoftmaxRouter])
+def test_softmax_routers_balance_sequences_or_the_micro_batch(kind: type[AnyRouter]) -> None:
+    by_sequence, by_batch = softmax_router(kind, "sequence"), softmax_router(kind, "micro_batch")
+    chances = probabilities(by_sequence, hidden())
+    expected = sum(switch_loss(sequence) for sequence in chances)
+    torch.testing.assert_close(by_sequence(hidden()).balance_loss, expected)
+    # Each of the three sequences counts the loss of them all, so that the mean over sequences is that loss.
+    torch.testing.assert_close(by_batch(hidden()).balance_loss / 3, switch_loss(chances.flatten(0, 1)))
+    assert by_sequence(hidden()).balance_loss > by_batch(hidden()).balance_loss
+
+
+def test_loss_of_a_micro_batch_is_the_one_of_transformers() -> None:
+    # Of one layer: transformers joins all layers before it measures. It counts a balanced router as K, not as one.
+    mixtral = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
+    router = softmax_router(SoftmaxRouter, "micro_batch")
+    loss = router(hidden()).balance_loss / 3
+    weight = router.weight.detach().clone().requires_grad_()
+    logits = hidden().flatten(0, 1) @ weight.T
+    expected = mixtral.load_balancing_loss_func((logits,), EXPERTS, TOP_K) / TOP_K
+    torch.testing.assert_close(loss, expected.double(), rtol=1e-6, atol=0)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(router.weight.grad, weight.grad, rtol=1e-5, atol=1e-8)
+    assert weight.grad.norm() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [SigmoidRouter, SoftmaxRouter, TopKSoftmaxRouter])
+def test_every_router_has_a_weight_for_its_loss(kind: type[AnyRouter]) -> None:
+    key = "sequence_balance_loss" if kind is SigmoidRouter else "balance_loss"
+    assert kind(num_experts_per_tok=2, **{key: 0.25}).balance_weight == 0.25
+    other = "balance_loss" if kind is SigmoidRouter else "sequence_balance_loss"
+    with pytest.raises(ValidationError, match=other):
+        kind(num_experts_per_tok=2, **{other: 0.25})

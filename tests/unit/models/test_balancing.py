@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from firstlight.config.router import SigmoidRouter
+from firstlight.config.router import SigmoidRouter, SoftmaxRouter
 from firstlight.models.balancing import BiasBalancing, max_violation
 from firstlight.models.router import TopKRouter
 
@@ -87,3 +87,13 @@ def test_a_load_is_used_once() -> None:
 def test_max_violation() -> None:
     load = torch.tensor([[4.0, 4, 4, 4], [0.0, 0, 6, 2], [16.0, 0, 0, 0]])
     assert max_violation(load).tolist() == pytest.approx([0.0, 2.0, 3.0])
+
+
+def test_a_router_without_the_bias_is_left_alone() -> None:
+    plain = TopKRouter(8, 4, SoftmaxRouter(num_experts_per_tok=2))
+    biased = router_of(rate=0.5, num_experts=4)
+    balancing = BiasBalancing({"layers.0": plain, "layers.1": biased})
+    balancing.observe(torch.tensor([[8.0, 0, 0, 0], [8.0, 0, 0, 0]]))
+    balancing.update()
+    assert plain.bias is None
+    assert biased.bias.tolist() == [-0.5, 0.5, 0.5, 0.5]

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from firstlight.models.decoder import Decoder
-from tests.unit.models.tiny_model import deepseek, filled, llama, random_tokens
+from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, filled, llama, of_family, random_tokens
 
 CASES = {
     "deepseek": deepseek(multi_token_prediction={"num_layers": 2}),
     "deepseek_plain_query": deepseek(attention={"q_lora_rank": None}),
     "llama": llama(),
     "llama_tied": llama(tie_word_embeddings=True),
+    **{family: of_family(family) for family in OTHER_FAMILIES},
 }
 
 

@@ -60,3 +60,7 @@ def test_matrices_are_normal(shape: torch.Size, std: float) -> None:
 def test_norms_start_at_one_and_biases_at_zero() -> None:
     assert torch.equal(value("layers.0.attention_norm.weight", torch.Size((6,))), torch.ones(6))
     assert torch.equal(value("layers.0.attention.q_proj.bias", torch.Size((6,))), torch.zeros(6))
+    assert torch.equal(value("layers.0.attention.sinks", torch.Size((6,)), slice(2, 5)), torch.zeros(3))
+    # One bias for each expert: a matrix in shape only.
+    stacked = "layers.0.feed_forward.experts.gate_bias"
+    assert torch.equal(value(stacked, torch.Size((6, 5)), slice(2, 5)), torch.zeros(3, 5))

@@ -6,7 +6,7 @@ from firstlight.base.errors import FirstlightError
 from firstlight.config.model import ModelConfig
 from firstlight.models.family import family_of
 from firstlight.models.names import NameTable, same
-from tests.unit.models.tiny_model import deepseek, llama, meta_model
+from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, meta_model, of_family
 
 CONFIGS = {
     "deepseek": deepseek(),
@@ -15,6 +15,7 @@ CONFIGS = {
     "deepseek_no_shared": deepseek(feed_forward={"n_shared_experts": 0, "first_k_dense_replace": 0}),
     "deepseek_dense": deepseek(feed_forward={"kind": "dense", "intermediate_size": 48}),
     "llama": llama(),
+    **{family: of_family(family) for family in OTHER_FAMILIES},
     "llama_tied": llama(tie_word_embeddings=True),
 }
 
@@ -28,7 +29,9 @@ def tensor_names(config: ModelConfig) -> list[str]:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_tensor_has_names_of_its_own(config: ModelConfig) -> None:
     table = family_of(config).names(config)
-    theirs = [name for ours in tensor_names(config) for name in table.theirs(ours)]
+    entries = list(table.entries(tensor_names(config)))
+    theirs = [name for entry in entries for name in entry.theirs]
+    assert sorted(name for entry in entries for name in entry.ours) == sorted(tensor_names(config))
     assert len(theirs) == len(set(theirs))
     assert not set(theirs) & set(table.copies)
     assert not any("{" in name for name in theirs)

@@ -1,10 +1,12 @@
-"""The sigmoid router against a loop over tokens, written from equations 12 to 16 of DeepSeek-V3."""
+"""The routers against loops over tokens; the sigmoid one written from equations 12 to 16 of DeepSeek-V3."""
+
+import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from firstlight.config.router import SigmoidRouter
+from firstlight.config.router import AnyRouter, SigmoidRouter, SoftmaxRouter, TopKSoftmaxRouter
 from firstlight.models.router import Routed, TopKRouter
 
 HIDDEN = 16
@@ -145,3 +147,86 @@ def test_router_stays_in_fp32_under_autocast() -> None:
     assert torch.equal(mixed.weights_tk, plain.weights_tk)
     assert torch.equal(mixed.balance_loss, plain.balance_loss)
     assert mixed.weights_tk.dtype == torch.float32
+
+
+def other_router(config: AnyRouter, *, num_experts: int = 12) -> TopKRouter:
+    """A router of another kind, with random weights and logit biases."""
+    router = TopKRouter(HIDDEN, num_experts, config)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in router.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return router.double()
+
+
+def logits_of(router: TopKRouter, hidden_bsd: Tensor) -> list[list[float]]:
+    bias = 0.0 if router.logit_bias is None else router.logit_bias
+    logits: list[list[float]] = (hidden_bsd.flatten(0, 1) @ router.weight.T + bias).tolist()
+    return logits
+
+
+def softmax(values: list[float]) -> list[float]:
+    powers = [math.exp(value) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+@pytest.mark.parametrize("is_normalised", [True, False], ids=["normalised", "raw"])
+@pytest.mark.parametrize(("groups", "kept"), [(1, 1), (4, 2), (3, 1)])
+def test_softmax_router_is_the_definition(is_normalised: bool, groups: int, kept: int) -> None:
+    # DeepSeek-V2: a group counts by its best expert. Without groups: Mixtral (normalised), DeepSeek-V2-Lite (raw).
+    config = SoftmaxRouter(
+        num_experts_per_tok=3, n_group=groups, topk_group=kept, norm_topk_prob=is_normalised, routed_scaling_factor=1.5
+    )
+    router, size = other_router(config), 12 // groups
+    for ours, logits in zip(chosen(router(hidden())), logits_of(router, hidden()), strict=True):
+        scores = softmax(logits)
+        members = [range(group * size, (group + 1) * size) for group in range(groups)]
+        best = sorted(members, key=lambda group: -max(scores[e] for e in group))[:kept]
+        experts = sorted((e for group in best for e in group), key=lambda e: -scores[e])[:3]
+        total = sum(scores[e] for e in experts) if is_normalised else 1.0
+        assert ours == pytest.approx({e: 1.5 * scores[e] / total for e in experts}, rel=1e-10)
+
+
+@pytest.mark.parametrize("has_logit_bias", [True, False])
+def test_topk_softmax_router_is_the_definition(has_logit_bias: bool) -> None:
+    router = other_router(TopKSoftmaxRouter(num_experts_per_tok=4, has_logit_bias=has_logit_bias))
+    assert (router.logit_bias is not None) == has_logit_bias
+    for ours, logits in zip(chosen(router(hidden())), logits_of(router, hidden()), strict=True):
+        experts = sorted(range(12), key=lambda e: -logits[e])[:4]
+        weights = softmax([logits[e] for e in experts])
+        assert ours == pytest.approx(dict(zip(experts, weights, strict=True)), rel=1e-10)
+
+
+def test_only_the_sigmoid_router_has_a_balancing_bias() -> None:
+    for config in (SoftmaxRouter(num_experts_per_tok=2), TopKSoftmaxRouter(num_experts_per_tok=2)):
+        router = other_router(config)
+        assert router.bias is None
+        assert not list(router.buffers())
+
+
+@pytest.mark.parametrize("kind", [SigmoidRouter, SoftmaxRouter, TopKSoftmaxRouter])
+@pytest.mark.parametrize("tokens", [20, 18])
+def test_forced_round_robin_gives_every_expert_the_same(kind: type[AnyRouter], tokens: int) -> None:
+    router = other_router(kind(num_experts_per_tok=4, force_balance="round_robin"))
+    routed = router(hidden(rows=3, length=tokens))
+    assert routed.load_e.tolist() == [tokens] * 12
+    assert all(len(set(row)) == 4 for row in routed.experts_tk.tolist())
+
+
+def test_forced_random_choice_is_even_without_repetition_and_alike_in_every_call() -> None:
+    router = other_router(SoftmaxRouter(num_experts_per_tok=4, force_balance="random"))
+    routed = router(hidden(rows=3, length=400))
+    state = torch.random.get_rng_state()
+    assert torch.equal(router(hidden(rows=3, length=400)).experts_tk, routed.experts_tk)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(len(set(row)) == 4 for row in routed.experts_tk.tolist())
+    # 1200 x 4 / 12 = 400 each, with a deviation of about 16.
+    assert (routed.load_e - 400).abs().max() < 70
+
+
+def test_forced_experts_keep_the_weights_of_their_scores() -> None:
+    router = other_router(SoftmaxRouter(num_experts_per_tok=2, force_balance="round_robin"))
+    for token, (ours, logits) in enumerate(zip(chosen(router(hidden())), logits_of(router, hidden()), strict=True)):
+        experts, scores = [2 * token % 12, (2 * token + 1) % 12], softmax(logits)
+        total = sum(scores[e] for e in experts)
+        assert ours == pytest.approx({e: scores[e] / total for e in experts}, rel=1e-10)

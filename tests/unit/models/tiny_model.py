@@ -69,6 +69,62 @@ def llama(*, attention: Changes = NONE, **model: Any) -> ModelConfig:
     return ModelConfig.model_validate(values)
 
 
+_SIZES: Changes = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3}
+_HEADS: Changes = {"kind": "gqa", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12}
+_DENSE: Changes = {"kind": "dense", "intermediate_size": 48}
+_SOFTMAX: Changes = {
+    **MIXTURE,
+    "n_shared_experts": 0,
+    "first_k_dense_replace": 0,
+    "router": {"scoring": "softmax", "num_experts_per_tok": 2},
+}
+_WINDOW: Changes = {"size": 4, "full_every": 2}
+
+OTHER_FAMILIES: Mapping[str, Changes] = {
+    "qwen2": {"attention": {**_HEADS, "bias": "qkv", "window": {"size": 4, "first_layer": 1}}, "feed_forward": _DENSE},
+    "qwen3": {"attention": {**_HEADS, "qk_norm": "per_head"}, "feed_forward": _DENSE, "tie_word_embeddings": True},
+    "qwen3_moe": {
+        "attention": {**_HEADS, "qk_norm": "per_head", "bias": "all"},
+        "feed_forward": {**_SOFTMAX, "first_k_dense_replace": 1},
+    },
+    "glm4": {
+        "norms": "sandwich",
+        "attention": {**_HEADS, "bias": "qkv", "rope": {"layout": "interleaved", "partial_rotary_factor": 0.5}},
+        "feed_forward": _DENSE,
+    },
+    "glm4_moe": {
+        "attention": {**_HEADS, "bias": "qkv", "qk_norm": "per_head", "rope": {"partial_rotary_factor": 0.5}},
+        "feed_forward": MIXTURE,
+        "multi_token_prediction": {},
+    },
+    "mixtral": {"attention": {**_HEADS, "window": {"size": 5}}, "feed_forward": _SOFTMAX},
+    "deepseek_v2": {
+        "attention": {**LATENT_ATTENTION, "q_lora_rank": None},
+        "feed_forward": {
+            **MIXTURE,
+            "n_shared_experts": 2,
+            "router": {"scoring": "softmax", "num_experts_per_tok": 2, "norm_topk_prob": False, "n_group": 4}
+            | {"topk_group": 2, "routed_scaling_factor": 16.0},
+        },
+    },
+    "gpt_oss": {
+        "attention": {**_HEADS, "bias": "all", "has_sinks": True, "window": _WINDOW},
+        "feed_forward": {
+            **_SOFTMAX,
+            "has_expert_bias": True,
+            "activation": {"kind": "clamped_swiglu", "limit": 0.3},
+            "router": {"scoring": "topk_softmax", "num_experts_per_tok": 2},
+        },
+    },
+}
+"""The families beside DeepSeek-V3 and Llama, with what sets each one apart."""
+
+
+def of_family(family: str, **model: Any) -> ModelConfig:
+    """A tiny model of one of the other families; the changes go over its section."""
+    return ModelConfig.model_validate({**_SIZES, "family": family, **OTHER_FAMILIES[family], **model})
+
+
 def meta_model(config: ModelConfig) -> Decoder:
     """The model without memory."""
     with torch.device("meta"):

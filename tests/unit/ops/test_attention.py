@@ -81,3 +81,75 @@ def test_narrow_value_is_padded_for_the_fused_kernel(monkeypatch: pytest.MonkeyP
     causal_attention(*heads(SIZES["narrow_value"]), scale=1.0)
     causal_attention(*heads(SIZES["wide_value"]), scale=1.0)
     assert widths == [24, 24]
+
+
+WINDOWS = (1, 5, 18, 19, 100)
+
+
+def sinks(num_heads: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A logit for each head, of about the size of the scores."""
+    drawn = torch.randn(num_heads, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return drawn.to(dtype).requires_grad_()
+
+
+def test_reference_with_window_and_sinks_is_the_definition() -> None:
+    query, key, value = heads(SIZES["grouped"], length=6)
+    sinks_h = sinks(4)
+    out = reference_causal_attention(query, key, value, scale=0.3, window=3, sinks_h=sinks_h)
+    for head in range(4):
+        for position in range(6):
+            seen = range(max(0, position - 2), position + 1)
+            scores = [(0.3 * query[1, head, position] @ key[1, head // 2, t]).exp() for t in seen]
+            total = sum(scores) + sinks_h[head].exp()
+            expected = sum(score / total * value[1, head // 2, t] for score, t in zip(scores, seen, strict=True))
+            torch.testing.assert_close(out[1, head, position], expected)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("window", [None, *WINDOWS])
+@pytest.mark.parametrize("has_sinks", [False, True], ids=["no_sinks", "sinks"])
+def test_windows_and_sinks_equal_the_reference(
+    sizes: tuple[int, int, int, int], window: int | None, has_sinks: bool
+) -> None:
+    fast, exact = heads(sizes, dtype=torch.float32), heads(sizes)
+    fast_sinks, exact_sinks = (sinks(sizes[0], torch.float32), sinks(sizes[0])) if has_sinks else (None, None)
+    out = causal_attention(*fast, scale=0.37, window=window, sinks_h=fast_sinks)
+    expected = reference_causal_attention(*exact, scale=0.37, window=window, sinks_h=exact_sinks)
+    assert out.shape == expected.shape
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=2e-6)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (out * weights.float()).sum().backward()
+    (expected * weights).sum().backward()
+    pairs = [*zip(fast, exact, strict=True)] + ([(fast_sinks, exact_sinks)] if has_sinks else [])
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=0, atol=4e-5)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_gradients_with_sinks_are_those_of_the_function(window: int | None) -> None:
+    inputs = [*heads((2, 1, 2, 2), length=3), sinks(2)]
+    assert torch.autograd.gradcheck(
+        lambda q, k, v, s: causal_attention(q, k, v, scale=0.4, window=window, sinks_h=s), inputs
+    )
+
+
+def test_sinks_in_bfloat16_stay_within_its_rounding() -> None:
+    sizes = SIZES["grouped"]
+    out = causal_attention(*heads(sizes, dtype=torch.bfloat16), scale=0.2, window=5, sinks_h=sinks(4))
+    expected = reference_causal_attention(*heads(sizes), scale=0.2, window=5, sinks_h=sinks(4))
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=0.03)
+
+
+def test_full_attention_with_sinks_makes_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A mask would send torch to a slower kernel, with the same results.
+    masks = []
+    fused = attention.F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention.F,
+        "scaled_dot_product_attention",
+        lambda *qkv, attn_mask, **rest: masks.append(attn_mask) or fused(*qkv, attn_mask=attn_mask, **rest),
+    )
+    causal_attention(*heads(SIZES["grouped"]), scale=1.0, sinks_h=sinks(4))
+    causal_attention(*heads(SIZES["grouped"]), scale=1.0, window=30)
+    assert masks == [None, None]

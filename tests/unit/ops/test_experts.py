@@ -5,7 +5,13 @@ import torch
 from torch import Tensor
 
 from firstlight.ops import experts
-from firstlight.ops.experts import Assignment, grouped_linear, reference_grouped_linear
+from firstlight.ops.experts import (
+    Assignment,
+    add_segment_bias,
+    grouped_linear,
+    reference_grouped_linear,
+    within_capacity,
+)
 
 NUM_EXPERTS = 6
 
@@ -165,3 +171,28 @@ def test_autocast_multiplies_in_its_dtype() -> None:
     assert out.dtype == torch.bfloat16
     out.square().sum().backward()
     assert weight.grad.dtype == rows.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("segments", SEGMENTS.values(), ids=SEGMENTS)
+def test_bias_of_a_segment_is_added_to_its_rows(segments: tuple[int, ...]) -> None:
+    rows, bias = drawn(sum(segments), 3), drawn(4, 3, seed=1)
+    out = add_segment_bias(rows, bias, torch.tensor(segments))
+    owners = [expert for expert, count in enumerate(segments) for _ in range(count)]
+    torch.testing.assert_close(out, rows + bias[owners])
+    factors = drawn(*out.shape, seed=2).detach()
+    (out * factors).sum().backward()
+    for expert in range(4):
+        mine = [row for row, owner in enumerate(owners) if owner == expert]
+        torch.testing.assert_close(bias.grad[expert], factors[mine].sum(0))
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 3, 13])
+def test_capacity_keeps_the_strongest_assignments_of_each_expert(capacity: int) -> None:
+    experts_tk = choices()
+    weights_tk = drawn(13, 3, seed=5).detach().abs()
+    weights_tk[4] = weights_tk[9]  # two alike: the earlier token goes first
+    is_kept = within_capacity(Assignment(experts_tk, NUM_EXPERTS), weights_tk, capacity)
+    for expert in range(NUM_EXPERTS):
+        mine = [(-weights_tk[t, k].item(), t, k) for t in range(13) for k in range(3) if experts_tk[t, k] == expert]
+        kept = {(t, k) for _, t, k in sorted(mine)[:capacity]}
+        assert {(t, k) for _, t, k in mine if is_kept[t, k]} == kept

@@ -125,3 +125,16 @@ def test_llama3_scaling_by_wavelength() -> None:
             expected = (1 - smooth) * plain / 8 + smooth * plain
         assert used == pytest.approx(expected, rel=1e-5)
     assert kinds == {"long", "short", "between"}
+
+
+def test_yarn_without_truncation_ramps_between_fractional_pairs() -> None:
+    # gpt-oss: the ramp's ends are not rounded to whole pairs.
+    plain_f, sizes = frequencies(WIDTH, 150000.0), {"theta": 150000.0, "factor": 32.0, "original_length": 4096}
+    used_f = yarn_frequencies(plain_f, **sizes, beta_fast=32.0, beta_slow=1.0, truncate=False)
+    low, high = (WIDTH * math.log(4096 / (beta * 2 * math.pi)) / (2 * math.log(150000.0)) for beta in (32.0, 1.0))
+    assert low % 1 > 0.01
+    assert high % 1 > 0.01
+    for pair, plain in enumerate(plain_f.tolist()):
+        ramp = min(1.0, max(0.0, (pair - low) / (high - low)))
+        assert used_f[pair].item() == pytest.approx(plain / 32 * ramp + plain * (1 - ramp), rel=1e-6)
+    assert not torch.equal(used_f, yarn_frequencies(plain_f, **sizes, beta_fast=32.0, beta_slow=1.0))
