@@ -15,7 +15,7 @@ from firstlight.data.gpt_dataset import GptDataset
 from firstlight.data.gpt_order import build_order
 from firstlight.data.indexed import IndexedDataset
 from firstlight.data.split import parse_split, split_bounds
-from firstlight.data.stream import TokenStream
+from firstlight.data.stream import Masking, TokenStream
 
 GOLDENS = Path(__file__).parents[3] / "shared" / "goldens" / "megatron"
 pytestmark = pytest.mark.skipif(not GOLDENS.is_dir(), reason=f"the Megatron goldens are not in {GOLDENS}")
@@ -101,7 +101,12 @@ def test_all_samples_of_blends_in_order_are_equal(case: str, split: str) -> None
     blend, _ = _blend(case, split)
     end_of_document = 0 if _description(case)["config"]["eod_mask_loss"] else None
     stream = TokenStream(
-        blend, global_batch_size=1, micro_batch_size=1, data_rank=0, data_size=1, end_of_document=end_of_document
+        blend,
+        global_batch_size=1,
+        micro_batch_size=1,
+        data_rank=0,
+        data_size=1,
+        masking=Masking(end_of_document=end_of_document),
     )
     dtypes = {"tokens": np.int64, "labels": np.int64, "loss_mask": np.float32}
     digests = {name: hashlib.sha256() for name in dtypes}

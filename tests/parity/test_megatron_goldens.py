@@ -17,7 +17,7 @@ from firstlight.data.indexed_writer import IndexedWriter
 from firstlight.data.prepare import PrepareRequest, prepare
 from firstlight.data.samples import Samples, read_samples
 from firstlight.data.split import parse_split, split_bounds
-from firstlight.data.stream import TokenStream
+from firstlight.data.stream import Masking, TokenStream
 
 GOLDENS = Path(__file__).parents[3] / "shared" / "goldens" / "megatron"
 pytestmark = pytest.mark.skipif(not GOLDENS.is_dir(), reason=f"the Megatron goldens are not in {GOLDENS}")
@@ -121,7 +121,7 @@ def test_loss_masks_are_equal(case: str) -> None:
             micro_batch_size=1,
             data_rank=0,
             data_size=1,
-            end_of_document=end_of_document,
+            masking=Masking(end_of_document=end_of_document),
         )
         golden = _description(case)["splits"][split]
         digest = hashlib.sha256()
@@ -182,7 +182,6 @@ def test_ranks_take_the_samples_that_megatrons_sampler_gives(number: int) -> Non
                 micro_batch_size=case["micro_batch"],
                 data_rank=rank,
                 data_size=case["dp"],
-                end_of_document=None,
             )
             stream.load_state_dict({"consumed_samples": case["consumed"]})
             for expected in golden[f"seq{number}/rank{rank}"]:

@@ -39,7 +39,6 @@ def stream(config: DataConfig, reader: Reader | None = None, needs: TrainingNeed
         micro_batch_size=2,
         data_rank=0,
         data_size=1,
-        end_of_document=None,
         reader=reader,
     )
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from firstlight.base.errors import FirstlightError, InputError
 from firstlight.data.samples import Samples
-from firstlight.data.stream import Batch, TokenStream
+from firstlight.data.stream import Batch, Masking, TokenStream
 
 LENGTH = 3
 
@@ -40,7 +40,6 @@ def streams(size: int, *, batch: int, micro: int, ranks: int, consumed: int = 0)
             micro_batch_size=micro,
             data_rank=rank,
             data_size=ranks,
-            end_of_document=None,
         )
         for rank in range(ranks)
     ]
@@ -102,15 +101,18 @@ def test_a_batch_has_labels_one_place_later() -> None:
 
 def test_the_end_of_a_document_is_masked_where_it_is_the_input() -> None:
     stream = TokenStream(
-        Numbers(2), global_batch_size=2, micro_batch_size=1, data_rank=0, data_size=1, end_of_document=1
+        Numbers(2),
+        global_batch_size=2,
+        micro_batch_size=1,
+        data_rank=0,
+        data_size=1,
+        masking=Masking(end_of_document=1),
     )
     assert next(stream).loss_mask.tolist() == [[1, 0, 1], [0, 1, 1]]
 
 
 def test_padding_is_masked_by_position() -> None:
-    stream = TokenStream(
-        Numbers(1, num_real=2), global_batch_size=1, micro_batch_size=1, data_rank=0, data_size=1, end_of_document=None
-    )
+    stream = TokenStream(Numbers(1, num_real=2), global_batch_size=1, micro_batch_size=1, data_rank=0, data_size=1)
     assert next(stream).loss_mask.tolist() == [[1, 0, 0]]
 
 
@@ -122,3 +124,23 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
 def test_a_negative_position_is_refused() -> None:
     with pytest.raises(FirstlightError, match="-1"):
         streams(8, batch=4, micro=2, ranks=2, consumed=-1)
+
+
+def test_separate_documents_leave_out_the_prediction_of_their_first_tokens() -> None:
+    class Documents(Numbers):
+        def read(self, numbers: NDArray[np.int64], out: Samples, rows: NDArray[np.int64]) -> None:
+            super().read(numbers, out, rows)
+            out.begins[rows, 2] = True
+
+    def batch(masking: Masking) -> Batch:
+        return next(
+            TokenStream(
+                Documents(1), global_batch_size=1, micro_batch_size=1, data_rank=0, data_size=1, masking=masking
+            )
+        )
+
+    apart = batch(Masking(separates_documents=True))
+    assert apart.loss_mask.tolist() == [[1, 0, 1]]
+    assert apart.begins is not None
+    assert apart.begins.tolist() == [[True, False, True]]
+    assert batch(Masking()).begins is None

@@ -32,7 +32,7 @@ def test_softmax_scale_of_deepseek_v3(scaling: object, scale: float) -> None:
 
 
 def test_plain_table_holds_the_angles() -> None:
-    table = rotary_table(Rope(theta=100.0), 4, 3, torch.device("cpu"))
+    table = rotary_table(Rope(theta=100.0), 4, torch.arange(3))
     angles = torch.tensor([[0.0, 0.0], [1.0, 0.1], [2.0, 0.2]])
     torch.testing.assert_close(table.cos_sf, angles.cos())
     torch.testing.assert_close(table.sin_sf, angles.sin())
@@ -42,7 +42,7 @@ def test_plain_table_holds_the_angles() -> None:
 @pytest.mark.parametrize(("mscale", "all_dim"), [(1.0, 1.0), (1.0, 0.0), (0.707, 1.0)])
 def test_yarn_multiplies_the_table_by_the_ratio_of_the_temperatures(mscale: float, all_dim: float) -> None:
     yarn = YarnScaling(factor=40, original_max_position_embeddings=4096, mscale=mscale, mscale_all_dim=all_dim)
-    table = rotary_table(Rope(scaling=yarn), 64, 7, torch.device("cpu"))
+    table = rotary_table(Rope(scaling=yarn), 64, torch.arange(7))
     ratio = yarn_mscale(40, mscale) / yarn_mscale(40, all_dim)
     length = (table.cos_sf.square() + table.sin_sf.square()).sqrt()
     torch.testing.assert_close(length, torch.full_like(length, ratio))
@@ -54,7 +54,7 @@ def test_yarn_multiplies_the_table_by_the_ratio_of_the_temperatures(mscale: floa
 
 def test_llama3_scaling_reaches_the_table() -> None:
     scaling = Llama3Scaling(factor=8.0, original_max_position_embeddings=64)
-    table = rotary_table(Rope(theta=500000.0, scaling=scaling), 16, 2, torch.device("cpu"))
+    table = rotary_table(Rope(theta=500000.0, scaling=scaling), 16, torch.arange(2))
     slowest = 500000.0 ** (-14 / 16) / 8
     assert table.sin_sf[1, -1].item() == pytest.approx(slowest, rel=1e-4)
 

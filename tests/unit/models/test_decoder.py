@@ -50,7 +50,7 @@ def test_multi_token_prediction_by_hand(depths: int) -> None:
     sums = model(tokens[:, :-1], tokens[:, 1:], mask)
     assert sums.mtp.shape == (depths,)
 
-    rope = model._rope(tokens[:, :-1])
+    rope = model._places(tokens[:, :-1])
     hidden, _ = model._trunk(tokens[:, :-1], rope)
     for depth in range(1, depths + 1):
         layer = model.mtp[depth - 1]
@@ -58,7 +58,7 @@ def test_multi_token_prediction_by_hand(depths: int) -> None:
         expected = torch.zeros((), dtype=torch.float64)
         embedded = torch.stack([embedding[row[depth : depth + rows]] for row in tokens])
         joined = torch.cat((layer.embedding_norm(embedded), layer.hidden_norm(hidden[:, :rows])), dim=-1)
-        short = model._rope(tokens[:, :rows])
+        short = model._places(tokens[:, :rows])
         hidden = layer.output_norm(layer.block(joined @ layer.projection.weight.T, short)[0])
         log_probabilities = (hidden @ model.head.weight.T).log_softmax(-1)
         for row in range(2):

@@ -32,7 +32,7 @@ def batch() -> Batch:
     mask[2, -1] = 0
     mask[5, ::2] = 0
     mask[7, :9] = 0
-    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=mask > 1, samples=ROWS)
+    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=None, samples=ROWS)
 
 
 def engine_of(model: Decoder, *, micro_batch_size: int, ranks: int = 1) -> PlainEngine:
@@ -161,7 +161,9 @@ def test_autocast_changes_the_products_and_not_the_parameters() -> None:
 
 def test_normalizers_count_what_there_is_to_predict() -> None:
     mask = torch.tensor([[1.0, 1, 0, 1], [0.0, 0, 1, 0]])
-    rows = Rows(tokens=torch.zeros(2, 4, dtype=torch.int64), labels=torch.zeros(2, 4, dtype=torch.int64), mask=mask)
+    rows = Rows(
+        tokens=torch.zeros(2, 4, dtype=torch.int64), labels=torch.zeros(2, 4, dtype=torch.int64), mask=mask, begins=None
+    )
     counts = Normalizers.of(rows, depths=2, sum_over_ranks=lambda tensor: tensor)
     assert (counts.lm, counts.mtp.tolist(), counts.sequences) == (4.0, [3.0, 2.0], 2.0)
     both = Normalizers.of(rows, depths=2, sum_over_ranks=lambda tensor: tensor * 3)
@@ -169,7 +171,7 @@ def test_normalizers_count_what_there_is_to_predict() -> None:
 
 
 def test_nothing_to_predict_divides_by_one() -> None:
-    rows = Rows(tokens=torch.zeros(1, 4), labels=torch.zeros(1, 4), mask=torch.zeros(1, 4))
+    rows = Rows(tokens=torch.zeros(1, 4), labels=torch.zeros(1, 4), mask=torch.zeros(1, 4), begins=None)
     counts = Normalizers.of(rows, depths=1, sum_over_ranks=lambda tensor: tensor)
     assert (counts.lm, counts.mtp.tolist(), counts.sequences) == (1.0, [1.0], 1.0)
 
