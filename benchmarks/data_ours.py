@@ -56,9 +56,7 @@ def batches(wanted: argparse.Namespace) -> None:
     """Read batches in one thread; `checksum` is of all tokens and labels."""
     dataset = ordered(wanted.prefix, wanted.sequence_length, None)
     size = wanted.batch_size
-    stream = TokenStream(
-        dataset, global_batch_size=size, micro_batch_size=size, data_rank=0, data_size=1, end_of_document=None
-    )
+    stream = TokenStream(dataset, global_batch_size=size, micro_batch_size=size, data_rank=0, data_size=1)
     checksum = 0
     for _ in range(wanted.checked):
         batch = next(stream)
