@@ -7,8 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from firstlight.base.errors import FirstlightError
+from firstlight.data.blend import normalise, sizes_to_build
+from firstlight.data.cyclic_sampler import CyclicSampler, torch_permutation
 from firstlight.data.gpt_dataset import GptDataset
 from firstlight.data.gpt_order import build_order, build_sample_index
 from firstlight.data.indexed import TOKEN_TYPES, IndexedDataset, best_dtype
@@ -264,3 +268,47 @@ def test_rows_are_those_of_wikitext_to_bin(encoder: Literal["tokenizers", "auto"
 def _assert_same_files(ours: Path, golden: Path) -> None:
     for suffix in (".bin", ".idx"):
         assert Path(f"{ours}{suffix}").read_bytes() == Path(f"{golden}{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_the_cyclic_sampler_gives_megatrons_micro_batches(number: int, is_sharded: bool) -> None:
+    case = json.loads((GOLDENS / "cases" / "pure.json").read_text())["samplers"][number]
+    with np.load(GOLDENS / "cases" / "pure.npz") as golden:
+        for rank in range(case["dp"]):
+            sampler = CyclicSampler(
+                num_samples=case["total"],
+                micro_batch_size=case["micro_batch"],
+                data_rank=rank,
+                data_size=case["dp"],
+                is_sharded=is_sharded,
+            )
+            expected = golden[f"cyc{number}/shard{int(is_sharded)}/rank{rank}"]
+            ours = list(sampler.epoch(case["consumed"]))
+            assert len(ours) == len(expected)
+            np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 5000])
+def test_the_permutation_is_torchs(size: int) -> None:
+    for seed in (0, 1, 12345):
+        expected = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+        np.testing.assert_array_equal(torch_permutation(size, seed), expected.numpy())
+
+
+def test_a_sampler_with_nothing_left_says_so() -> None:
+    """Megatron's: "no samples left to consume: 72, 64"."""
+    stream = TokenStream(
+        _Numbers(64), global_batch_size=8, micro_batch_size=4, data_rank=0, data_size=2, end_of_document=None
+    )
+    stream.load_state_dict({"consumed_samples": 72})
+    with pytest.raises(FirstlightError, match="72 of its 64 samples are consumed"):
+        next(stream)
+
+
+def test_sizes_of_the_sources_are_equal() -> None:
+    for weights, sizes, surplus, expected in json.loads((GOLDENS / "cases" / "pure.json").read_text())[
+        "sizes_per_dataset"
+    ]:
+        by_split = [sizes_to_build(normalise(weights), size, surplus) for size in sizes]
+        assert [list(one) for one in zip(*by_split, strict=True)] == expected

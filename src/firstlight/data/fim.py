@@ -65,17 +65,15 @@ class Rearranging:
         """
         out: list[int] = []
         begins = []
-        rest = list(ids)
-        end = self.tokens.end_of_document
-        while end in rest:
-            place = rest.index(end)
+        start = 0
+        for place in [at for at, token in enumerate(ids) if token == self.tokens.end_of_document]:
             begins.append(len(out))
-            if place:
-                out += self.document(rest[:place], random)
-            out.append(end)
-            rest = rest[place + 1 :]
+            if place > start:
+                out += self.document(ids[start:place], random)
+            out.append(self.tokens.end_of_document)
+            start = place + 1
         begins.append(len(out))
-        out += self.document(rest, random)
+        out += self.document(ids[start:], random)
         return out, begins
 
 

@@ -21,7 +21,7 @@ namespace py = pybind11;
 
 namespace {
 
-constexpr int kVersion = 1;  // equals VERSION of __init__.py
+constexpr int kVersion = 2;  // equals VERSION of __init__.py
 
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;

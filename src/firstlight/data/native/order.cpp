@@ -17,7 +17,7 @@ namespace py = pybind11;
 
 namespace {
 
-constexpr int kVersion = 1;  // equals VERSION of native/__init__.py
+constexpr int kVersion = 2;  // equals VERSION of native/__init__.py
 constexpr int64_t kAhead = 64;  // memory accesses under way at once
 
 template <typename T>
