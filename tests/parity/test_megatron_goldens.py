@@ -298,9 +298,7 @@ def test_the_permutation_is_torchs(size: int) -> None:
 
 def test_a_sampler_with_nothing_left_says_so() -> None:
     """Megatron's: "no samples left to consume: 72, 64"."""
-    stream = TokenStream(
-        _Numbers(64), global_batch_size=8, micro_batch_size=4, data_rank=0, data_size=2, end_of_document=None
-    )
+    stream = TokenStream(_Numbers(64), global_batch_size=8, micro_batch_size=4, data_rank=0, data_size=2)
     stream.load_state_dict({"consumed_samples": 72})
     with pytest.raises(FirstlightError, match="72 of its 64 samples are consumed"):
         next(stream)

@@ -40,3 +40,9 @@ def test_masking_after_the_end_of_a_document_changes_the_loss(plain: list[float]
     masked = losses(tmp_path, "data.train.mask_after_end_of_document=true")
     assert masked != plain
     assert masked == pytest.approx(plain, rel=0.05)
+
+
+def test_documents_that_stand_for_themselves_change_the_loss(plain: list[float], tmp_path: Path):
+    apart = losses(tmp_path, "data.train.documents=separate")
+    assert apart != plain
+    assert apart == pytest.approx(plain, rel=0.05)
