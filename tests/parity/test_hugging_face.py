@@ -1,5 +1,6 @@
 """Our models against transformers': logits, losses, every gradient, the router's choices; and what we export."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,12 @@ from firstlight.convert.tensor_layout import to_theirs
 from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
-from firstlight.models.family import family_of
+from firstlight.models.family import family_of, family_of_config_json
 from firstlight.models.router import TopKRouter
 from firstlight.parallel.apply import build_parallel
 from firstlight.train.state import model_tensors
 from tests.parity.hub_cases import CASES, EXPERTS, EXPORTED, MTP, ROUTER, VOCABULARY, Case
-from tests.parity.hub_families import FAMILY_CASES
+from tests.parity.hub_families import FAMILY_CASES, FAMILY_MTP
 from tests.parity.hub_tensors import gradients, hub_names, load_from_hub, mtp_hub_names, ours_from_hub, saved_tensors
 from tests.unit.models.tiny_model import randomise
 
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.interop
 
 ALL_CASES = {**CASES, **FAMILY_CASES}
 ALL_EXPORTED = {**EXPORTED, **FAMILY_CASES}
+READ = {**ALL_CASES, "mtp": MTP, "glm4_moe_mtp": FAMILY_MTP}
 LENGTH = 32
 TOLERANCE = 1e-5
 
@@ -226,6 +228,25 @@ def test_exported_configuration_is_what_its_users_write(case: Case, tmp_path: Pa
     assert exported_values.pop("rope_parameters").items() >= expected.pop("rope_parameters").items()
     for key in expected.keys() - passed_over - {"transformers_version", "_name_or_path"}:
         assert exported_values[key] == expected[key], key
+
+
+@pytest.mark.parametrize("case", READ.values(), ids=READ)
+def test_configuration_of_transformers_is_read(case: Case, tmp_path: Path) -> None:
+    case.config.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["model_type"] = case.config.model_type
+    read = family_of_config_json(values).read_config_json(values)
+    # The width of the first weights is no part of the model.
+    assert read.model_copy(update={"initializer_range": case.ours.initializer_range}) == case.ours
+
+
+def test_weights_come_in_and_go_out_to_the_bit(pair: Pair) -> None:
+    """What is read from the hub's files is what they hold, put back into their layout."""
+    tensors = dict(pair.ours.named_parameters()) | dict(pair.ours.named_buffers())
+    for entry in family_of(pair.ours.config).tensors(pair.ours.config):
+        parts = to_theirs(entry.layout, [tensors[name] for name in entry.ours])
+        for name, part in zip(entry.theirs, parts, strict=True):
+            assert torch.equal(part, pair.hub[name]), name
 
 
 @pytest.mark.usefixtures("known_mtp_layers")
