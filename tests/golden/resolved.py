@@ -7,7 +7,7 @@ from firstlight.config.load import dump, load
 from tests.architecture.sources import ROOT
 
 GOLDEN = Path(__file__).parent
-EXAMPLES = {"quickstart": ROOT / "examples" / "quickstart.yaml"}
+EXAMPLES = {file.stem: file for file in sorted((ROOT / "examples").glob("*.yaml"))}
 
 
 def golden_file(name: str) -> Path:

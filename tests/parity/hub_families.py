@@ -251,4 +251,4 @@ FAMILY_CASES = {
     "gpt_oss_full": gpt_oss(layer_types="FFFF"),
     "gpt_oss_window": gpt_oss(layer_types="SSSS"),
 }
-FAMILY_MTP = glm4_moe(depths=1)
+FAMILY_MTP = glm4_moe(depths=2)

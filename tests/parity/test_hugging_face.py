@@ -13,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    DeepseekV3ForCausalLM,
     GenerationConfig,
     PreTrainedModel,
 )
@@ -50,8 +49,9 @@ TOLERANCE = 1e-5
 
 @pytest.fixture
 def known_mtp_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers knows the layers of multi-token prediction by the number that they have in DeepSeek-V3 alone, 61."""
-    monkeypatch.setattr(DeepseekV3ForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.[45]\..*"])
+    """transformers knows layers of multi-token prediction by the numbers that they have in released models alone."""
+    for model in (MTP.theirs, FAMILY_MTP.theirs):
+        monkeypatch.setattr(model, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.[45]\..*"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,9 +266,10 @@ def test_export_in_bfloat16_keeps_the_bias_of_the_router_in_fp32(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("known_mtp_layers")
-def test_multi_token_prediction_is_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [MTP, FAMILY_MTP], ids=["deepseek_v3", "glm4_moe"])
+def test_multi_token_prediction_is_equal(case: Case, tmp_path: Path) -> None:
     # transformers has these layers for speculative decoding: it reads them from our export by its own rules.
-    ours = laid_out(MTP.ours)
+    ours = laid_out(case.ours)
     main = loaded(exported(ours, tmp_path))
     ahead = MtpModel.from_pretrained(main).eval()
     assert len(ahead.layers) == 2
