@@ -92,8 +92,8 @@ class LossBalancedRouting(Routing):
 
 
 class SoftmaxRouter(GroupedRouting, LossBalancedRouting):
-    """Probabilities over all experts, of which the largest are taken (Mixtral, Qwen, DeepSeek-V2); a group counts by its
-    best expert."""
+    """Probabilities over all experts, of which the largest are taken (Mixtral, Qwen, DeepSeek-V2); a group counts by
+    its best expert."""
 
     scoring: Literal["softmax"] = "softmax"
 

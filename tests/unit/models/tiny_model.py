@@ -98,6 +98,7 @@ OTHER_FAMILIES: Mapping[str, Changes] = {
         "feed_forward": MIXTURE,
         "multi_token_prediction": {},
     },
+    "mistral": {"attention": {**_HEADS, "window": {"size": 5}}, "feed_forward": _DENSE},
     "mixtral": {"attention": {**_HEADS, "window": {"size": 5}}, "feed_forward": _SOFTMAX},
     "deepseek_v2": {
         "attention": {**LATENT_ATTENTION, "q_lora_rank": None},
