@@ -15,7 +15,7 @@ TARGET = Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
 HEAD = """# Configuration
 
 Every section and key of the YAML file. Written by `make docs` from the schema; a key without a default must be given.
-A key whose type is several sections takes one of them; `kind`, `type` or `order` says which.
+A key whose type is several sections takes one of them; `kind`, `type`, `scoring` or `order` says which.
 """
 LIMITS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 

@@ -29,6 +29,28 @@ LLAMA = (
     "model.tie_word_embeddings=true",
 )
 
+HEADS = "kind: gqa, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 12"
+EXPERTS = "kind: moe, moe_intermediate_size: 16, n_routed_experts: 4"
+NO_MTP = "model.multi_token_prediction=null"
+FAMILIES = {
+    "gpt_oss": (
+        f"model.attention={{{HEADS}, bias: all, has_sinks: true, window: {{size: 8, full_every: 2}}}}",
+        f"model.feed_forward={{{EXPERTS}, n_shared_experts: 0, has_expert_bias: true, "
+        "activation: {kind: clamped_swiglu}, router: {scoring: topk_softmax, num_experts_per_tok: 2}}",
+        NO_MTP,
+    ),
+    "glm4_moe": (
+        f"model.attention={{{HEADS}, bias: qkv, qk_norm: per_head, rope: {{partial_rotary_factor: 0.5}}}}",
+        f"model.feed_forward={{{EXPERTS}, router: {{num_experts_per_tok: 2}}}}",
+    ),
+    "glm4": (
+        f"model.attention={{{HEADS}, rope: {{layout: interleaved, partial_rotary_factor: 0.5}}}}",
+        "model.feed_forward={kind: dense, intermediate_size: 64}",
+        "model.norms=sandwich",
+        NO_MTP,
+    ),
+}
+
 
 def train(folder: Path, *overrides: str, processes: int = 1) -> TinyRun:
     run = make_tiny_run(folder)
@@ -79,6 +101,16 @@ def test_a_smaller_batch_is_noticed(deepseek: TinyRun, tmp_path: Path):
     """The comparison can fail: another batch size is far outside of the bound."""
     run = train(tmp_path, "training.global_batch_size=4")
     assert largest_difference(run, deepseek, "loss") > 1000 * RELATIVE_DIFFERENCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_train_alike(family: str, tmp_path: Path):
+    overrides = (f"model.family={family}", *FAMILIES[family])
+    reference = train(tmp_path / "one", *overrides)
+    run = train(tmp_path / "two", *overrides, "recompute.kind=full", processes=2)
+    for figure in ("loss", "grad_norm"):
+        assert largest_difference(run, reference, figure) < RELATIVE_DIFFERENCE, figure
 
 
 @pytest.mark.slow

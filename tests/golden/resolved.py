@@ -7,7 +7,8 @@ from firstlight.config.load import dump, load
 from tests.architecture.sources import ROOT
 
 GOLDEN = Path(__file__).parent
-EXAMPLES = {"quickstart": ROOT / "examples" / "quickstart.yaml"}
+NAMES = ("quickstart", "deepseek-v3-4k", "deepseek-v3-32k")
+EXAMPLES = {name: ROOT / "examples" / f"{name}.yaml" for name in NAMES}
 
 
 def golden_file(name: str) -> Path:

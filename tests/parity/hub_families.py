@@ -11,6 +11,8 @@ from transformers import (
     Glm4MoeForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     Qwen2Config,
@@ -151,6 +153,14 @@ def glm4_moe(*, is_355b: bool = True, depths: int = 0) -> Case:
     )
 
 
+def mistral(*, window: int | None = None) -> Case:
+    return Case(
+        ours=ours("mistral", attention=heads(window=window and {"size": window}), feed_forward=DENSE),
+        theirs=MistralForCausalLM,
+        config=theirs(MistralConfig, intermediate_size=96, sliding_window=window),
+    )
+
+
 def mixtral(*, window: int | None = None) -> Case:
     mixture = {
         "kind": "moe",
@@ -243,6 +253,7 @@ FAMILY_CASES = {
     "glm4_no_bias": glm4(has_bias=False),
     "glm4_moe_355b": glm4_moe(),
     "glm4_moe_air": glm4_moe(is_355b=False),
+    "mistral_window": mistral(window=8),
     "mixtral": mixtral(),
     "mixtral_window": mixtral(window=8),
     "deepseek_v2_lite": deepseek_v2(),
@@ -251,4 +262,4 @@ FAMILY_CASES = {
     "gpt_oss_full": gpt_oss(layer_types="FFFF"),
     "gpt_oss_window": gpt_oss(layer_types="SSSS"),
 }
-FAMILY_MTP = glm4_moe(depths=1)
+FAMILY_MTP = glm4_moe(depths=2)

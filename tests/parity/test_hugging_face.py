@@ -1,5 +1,6 @@
 """Our models against transformers': logits, losses, every gradient, the router's choices; and what we export."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    DeepseekV3ForCausalLM,
     GenerationConfig,
     PreTrainedModel,
 )
@@ -29,12 +29,12 @@ from firstlight.convert.tensor_layout import to_theirs
 from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
 from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
-from firstlight.models.family import family_of
+from firstlight.models.family import family_of, family_of_config_json
 from firstlight.models.router import TopKRouter
 from firstlight.parallel.apply import build_parallel
 from firstlight.train.state import model_tensors
 from tests.parity.hub_cases import CASES, EXPERTS, EXPORTED, MTP, ROUTER, VOCABULARY, Case
-from tests.parity.hub_families import FAMILY_CASES
+from tests.parity.hub_families import FAMILY_CASES, FAMILY_MTP
 from tests.parity.hub_tensors import gradients, hub_names, load_from_hub, mtp_hub_names, ours_from_hub, saved_tensors
 from tests.unit.models.tiny_model import randomise
 
@@ -42,14 +42,16 @@ pytestmark = pytest.mark.interop
 
 ALL_CASES = {**CASES, **FAMILY_CASES}
 ALL_EXPORTED = {**EXPORTED, **FAMILY_CASES}
+READ = {**ALL_CASES, "mtp": MTP, "glm4_moe_mtp": FAMILY_MTP}
 LENGTH = 32
 TOLERANCE = 1e-5
 
 
 @pytest.fixture
 def known_mtp_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """transformers knows the layers of multi-token prediction by the number that they have in DeepSeek-V3 alone, 61."""
-    monkeypatch.setattr(DeepseekV3ForCausalLM, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.[45]\..*"])
+    """transformers knows layers of multi-token prediction by the numbers that they have in released models alone."""
+    for model in (MTP.theirs, FAMILY_MTP.theirs):
+        monkeypatch.setattr(model, "_keys_to_ignore_on_load_unexpected", [r"model\.layers\.[45]\..*"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,17 @@ def test_logits_are_equal(pair: Pair) -> None:
         ours, theirs = pair.ours.logits(tokens()), pair.theirs(tokens(), use_cache=False).logits
     assert theirs.std() > 0.3  # small logits would be close to anything
     assert (ours - theirs).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "mistral_window", "qwen2_window"])
+def test_windows_over_several_blocks_are_equal(name: str, tmp_path: Path) -> None:
+    # Longer than the blocks in which a window is computed, with a last one that is not full.
+    case = FAMILY_CASES[name]
+    ours = laid_out(case.ours)
+    theirs, long = loaded(exported(ours, tmp_path)), tokens(rows=2, length=201)
+    with torch.no_grad():
+        difference = ours.logits(long) - theirs(long, use_cache=False).logits
+    assert difference.abs().max() < TOLERANCE
 
 
 def test_loss_and_every_gradient_are_equal(pair: Pair) -> None:
@@ -228,6 +241,25 @@ def test_exported_configuration_is_what_its_users_write(case: Case, tmp_path: Pa
         assert exported_values[key] == expected[key], key
 
 
+@pytest.mark.parametrize("case", READ.values(), ids=READ)
+def test_configuration_of_transformers_is_read(case: Case, tmp_path: Path) -> None:
+    case.config.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["model_type"] = case.config.model_type
+    read = family_of_config_json(values).read_config_json(values)
+    # The width of the first weights is no part of the model.
+    assert read.model_copy(update={"initializer_range": case.ours.initializer_range}) == case.ours
+
+
+def test_weights_come_in_and_go_out_to_the_bit(pair: Pair) -> None:
+    """What is read from the hub's files is what they hold, put back into their layout."""
+    tensors = dict(pair.ours.named_parameters()) | dict(pair.ours.named_buffers())
+    for entry in family_of(pair.ours.config).tensors(pair.ours.config):
+        parts = to_theirs(entry.layout, [tensors[name] for name in entry.ours])
+        for name, part in zip(entry.theirs, parts, strict=True):
+            assert torch.equal(part, pair.hub[name]), name
+
+
 @pytest.mark.usefixtures("known_mtp_layers")
 def test_export_in_bfloat16_keeps_the_bias_of_the_router_in_fp32(tmp_path: Path) -> None:
     ours = laid_out(MTP.ours)
@@ -245,9 +277,10 @@ def test_export_in_bfloat16_keeps_the_bias_of_the_router_in_fp32(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("known_mtp_layers")
-def test_multi_token_prediction_is_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [MTP, FAMILY_MTP], ids=["deepseek_v3", "glm4_moe"])
+def test_multi_token_prediction_is_equal(case: Case, tmp_path: Path) -> None:
     # transformers has these layers for speculative decoding: it reads them from our export by its own rules.
-    ours = laid_out(MTP.ours)
+    ours = laid_out(case.ours)
     main = loaded(exported(ours, tmp_path))
     ahead = MtpModel.from_pretrained(main).eval()
     assert len(ahead.layers) == 2

@@ -14,6 +14,7 @@ FamilyName = Literal[
     "glm4_moe",
     "gpt_oss",
     "llama",
+    "mistral",
     "mixtral",
     "qwen2",
     "qwen3",
@@ -101,6 +102,7 @@ FAMILY_CHOICES: Mapping[str, Choices] = {
         "feed_forward.router.has_logit_bias": (True,),
     },
     "llama": {**_PLAIN, **_WHOLE_HEADS, "attention.bias": ("none", "all")},
+    "mistral": {**_PLAIN, **_WHOLE_HEADS, "attention.window": (None, "sliding")},
     "mixtral": {
         **_PLAIN,
         **_WHOLE_HEADS,

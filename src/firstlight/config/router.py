@@ -38,7 +38,9 @@ class GroupedRouting(Routing):
     """A router that first chooses groups of experts, then experts within them."""
 
     n_group: Count = 1
+    """Into how many groups of neighbours the experts are divided."""
     topk_group: Count = 1
+    """How many groups a token may choose from."""
     norm_topk_prob: bool = True
     """Whether the weights of a token's experts are divided by their sum."""
     routed_scaling_factor: Positive = 1.0
@@ -53,10 +55,8 @@ class GroupedRouting(Routing):
 
 
 class SigmoidRouter(GroupedRouting):
-    """DeepSeek-V3's router (arXiv:2412.19437, equations 12 to 20): sigmoid scores, and a bias that steers the choice.
-
-    A group counts by the sum of its two best experts.
-    """
+    """DeepSeek-V3's router (arXiv:2412.19437, equations 12 to 20): sigmoid scores, and a bias that steers the choice;
+    a group counts by the sum of its two best experts."""
 
     scoring: Literal["sigmoid"] = "sigmoid"
     bias_update_rate: NotNegative = 0.001
@@ -92,10 +92,8 @@ class LossBalancedRouting(Routing):
 
 
 class SoftmaxRouter(GroupedRouting, LossBalancedRouting):
-    """Probabilities over all experts, of which the largest are taken (Mixtral, Qwen, DeepSeek-V2).
-
-    A group counts by its best expert.
-    """
+    """Probabilities over all experts, of which the largest are taken (Mixtral, Qwen, DeepSeek-V2); a group counts by
+    its best expert."""
 
     scoring: Literal["softmax"] = "softmax"
 

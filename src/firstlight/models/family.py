@@ -14,6 +14,7 @@ from firstlight.models.glm4.model import GLM4
 from firstlight.models.glm4_moe.model import GLM4_MOE
 from firstlight.models.gpt_oss.model import GPT_OSS
 from firstlight.models.llama.model import LLAMA
+from firstlight.models.mistral.model import MISTRAL
 from firstlight.models.mixtral.model import MIXTRAL
 from firstlight.models.model_family import ModelFamily
 from firstlight.models.qwen2.model import QWEN2
@@ -29,6 +30,7 @@ FAMILIES: Mapping[str, ModelFamily] = {
         GLM4_MOE,
         GPT_OSS,
         LLAMA,
+        MISTRAL,
         MIXTRAL,
         QWEN2,
         QWEN3,

@@ -32,7 +32,8 @@ GROUPED_QUERY = (
 
 DENSE = (Mapped(theirs="intermediate_size", ours="feed_forward.intermediate_size"),)
 
-EXPERTS_PER_TOKEN = Mapped(theirs="num_experts_per_tok", ours="feed_forward.router.num_experts_per_tok")
+# Left to our section, which asks for them where a layer has experts.
+EXPERTS_PER_TOKEN = Mapped(theirs="num_experts_per_tok", ours="feed_forward.router.num_experts_per_tok", default=LEFT)
 
 AUXILIARY_LOSS = Ignored(
     fields=("router_aux_loss_coef", "aux_loss_alpha", "seq_aux"),
@@ -89,7 +90,7 @@ SPARSE = (
         to_ours=lambda values: values.get("intermediate_size"),
         to_theirs=_dense_width,
     ),
-    Mapped(theirs="moe_intermediate_size", ours="feed_forward.moe_intermediate_size"),
+    Mapped(theirs="moe_intermediate_size", ours="feed_forward.moe_intermediate_size", default=LEFT),
     EXPERTS_PER_TOKEN,
 )
 """A mixture of experts beside dense layers."""
@@ -105,7 +106,7 @@ DEEPSEEK_EXPERTS = (
             "first_k_dense_replace": getattr(model.feed_forward, "first_k_dense_replace", model.num_hidden_layers)
         },
     ),
-    Mapped(theirs="n_routed_experts", ours="feed_forward.n_routed_experts", also=("num_local_experts",)),
+    Mapped(theirs="n_routed_experts", ours="feed_forward.n_routed_experts", default=LEFT, also=("num_local_experts",)),
     Mapped(theirs="n_shared_experts", ours="feed_forward.n_shared_experts", default=0, to_ours=lambda n: n or 0),
     Mapped(theirs="routed_scaling_factor", ours="feed_forward.router.routed_scaling_factor", default=1.0),
     Fixed(theirs="moe_layer_freq", value=1),

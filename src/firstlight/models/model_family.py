@@ -12,7 +12,8 @@ from firstlight.config.families import FamilyName, refused_choices, shown
 from firstlight.config.model import ModelConfig
 from firstlight.models.decoder import Decoder
 from firstlight.models.hub_config import ConfigRow, Json, read_config, unchanged, write_config
-from firstlight.models.names import Entry, NameTable
+from firstlight.models.hub_rows import hub_table
+from firstlight.models.names import Entry, NameTable, Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,17 @@ class ModelFamily:
     model_types: tuple[str, ...]
     given: Mapping[str, Any]
     config_rows: Sequence[ConfigRow]
-    names: Callable[[ModelConfig], NameTable]
-    """Hugging Face's tensor names for a configuration."""
+    block: Sequence[Row]
+    """Hugging Face's names for the tensors of one decoder layer."""
     settle: Callable[[dict[str, Any]], dict[str, Any]] = unchanged
 
     def build(self, config: ModelConfig) -> Decoder:
         """The module with uninitialised parameters; build it under `torch.device("meta")` to hold nothing."""
         return Decoder(config)
+
+    def names(self, config: ModelConfig) -> NameTable:
+        """Hugging Face's tensor names for a configuration."""
+        return hub_table(config, self.block)
 
     def tensors(self, config: ModelConfig) -> Iterator[Entry]:
         """Every tensor of the model, parameters and buffers, with Hugging Face's names and layout."""

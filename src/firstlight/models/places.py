@@ -36,7 +36,7 @@ def places_of(attention: Attention, tokens_bs: Tensor, begins_bs: Tensor | None 
         positions = place_s - torch.where(is_later_bs, place_s, 0).cummax(1).values
     return Places(
         rope=rotary_table(attention.rope, attention.rotary_width, positions),
-        visibility=Visibility(length, device, documents_bs),
+        visibility=Visibility(documents_bs),
     )
 
 

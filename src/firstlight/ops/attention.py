@@ -1,50 +1,40 @@
 """Causal softmax attention, with a sliding window, attention sinks and documents apart where they are wanted.
 
-Shapes: b batch, h query heads, g key/value heads, s sequence, k query/key width, v value width.
+Shapes: b batch, h query heads, g key/value heads, s sequence, k query/key width, v value width; n blocks of c
+positions.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_MIN_BLOCK = 64
+"""Windows are computed in blocks of at least this many queries: many small products cost more than they save."""
+
 
 class Visibility:
-    """Which earlier places each place sees: all, those of its own document, or the last ones.
+    """Whose earlier places each place sees: all, or those of its own document.
 
-    `documents_bs` int64 [b, s] numbers the documents of each row; None where a row is one document. Masks are made
+    `documents_bs` int64 [b, s] numbers the documents of each row; None where a row is one document. The mask is made
     once for all layers of a forward pass.
     """
 
-    def __init__(self, length: int, device: torch.device, documents_bs: Tensor | None = None) -> None:
-        self.length = length
-        self._device = device
-        self._documents_bs = documents_bs
-        self._masks: dict[tuple[int | None, bool], Tensor] = {}
+    def __init__(self, documents_bs: Tensor | None = None) -> None:
+        self.documents_bs = documents_bs
+        self._masks: dict[bool, Tensor] = {}
 
-    def mask(self, window: int | None = None, *, has_sink: bool = False) -> Tensor | None:
-        """bool [1 or b, 1, s, s], True where a place is seen; None where all earlier ones are.
+    def mask(self, *, has_sink: bool) -> Tensor | None:
+        """bool [b, 1, s, s], True where a place is seen; None where all earlier ones are.
 
         With `has_sink` there is one more place before all others, which every place sees.
         """
-        if window is not None and window >= self.length:
-            window = None
-        if window is None and self._documents_bs is None:
+        if self.documents_bs is None:
             return None
-        key = (window, has_sink)
-        if key not in self._masks:
-            mask_bst = self._visible(window)
-            self._masks[key] = (F.pad(mask_bst, (1, 0, 1, 0), value=True) if has_sink else mask_bst).unsqueeze(1)
-        return self._masks[key]
-
-    def _visible(self, window: int | None) -> Tensor:
-        place_s = torch.arange(self.length, device=self._device)
-        distance_st = place_s[:, None] - place_s
-        mask_bst = (distance_st >= 0)[None]
-        if window is not None:
-            mask_bst = mask_bst & (distance_st < window)
-        if self._documents_bs is not None:
-            mask_bst = mask_bst & (self._documents_bs[:, :, None] == self._documents_bs[:, None, :])
-        return mask_bst
+        if has_sink not in self._masks:
+            is_same_bst = self.documents_bs[:, :, None] == self.documents_bs[:, None, :]
+            mask_b1st = is_same_bst.tril().unsqueeze(1)
+            self._masks[has_sink] = F.pad(mask_b1st, (1, 0, 1, 0), value=True) if has_sink else mask_b1st
+        return self._masks[has_sink]
 
 
 def causal_attention(
@@ -59,33 +49,21 @@ def causal_attention(
 ) -> Tensor:
     """Attention of every position to itself and those before it that it sees, by default all; returns [b, h, s, v].
 
-    With `window` a position sees that many positions, itself included. `sinks_h` are logits, one for each query head,
-    that every softmax contains beside the scores and that have no value.
-
-    On CPU, torch's fused kernel wants equal widths and falls back to the full score matrix otherwise: a narrower
-    value is padded with zeros, which is exact and measured 2.4 times as fast at 512 positions and widths 48 and 32.
+    With `window` a position sees that many positions, itself included; time and memory then grow with the length, not
+    with its square. `sinks_h` are logits, one for each query head, that every softmax contains beside the scores and
+    that have no value.
     """
-    visibility = visibility or Visibility(query_bhsk.shape[2], query_bhsk.device)
-    if sinks_h is not None:
-        query_bhsk, key_bgsk, value_bgsv = _with_sink(query_bhsk, key_bgsk, value_bgsv, sinks_h / scale)
-    key_width, value_width = key_bgsk.shape[-1], value_bgsv.shape[-1]
-    is_padded = query_bhsk.device.type == "cpu" and value_width < key_width
-    if is_padded:
-        value_bgsv = F.pad(value_bgsv, (0, key_width - value_width))
-    shares_keys = key_bgsk.shape[1] != query_bhsk.shape[1]
-    mask = visibility.mask(window, has_sink=sinks_h is not None)
-    out = F.scaled_dot_product_attention(
-        query_bhsk,
-        key_bgsk,
-        value_bgsv,
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scale,
-        enable_gqa=shares_keys,
-    )
-    if is_padded:
-        out = out[..., :value_width]
-    return out if sinks_h is None else out[:, :, 1:]
+    length = query_bhsk.shape[2]
+    visibility = visibility or Visibility()
+    if window is not None and window < length:
+        mask = _seen_in_blocks(query_bhsk, window, visibility.documents_bs)
+        return _windowed(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask, sinks_h=sinks_h)
+    mask_b1st = visibility.mask(has_sink=sinks_h is not None)
+    if sinks_h is None:
+        return _fused(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask_b1st)
+    query_bhsk, key_bgsk, value_bgsv = _with_sink(query_bhsk, key_bgsk, value_bgsv, sinks_h / scale)
+    # A first query for the first key keeps the causal triangle, for which kernels need no mask.
+    return _fused(F.pad(query_bhsk, (0, 0, 1, 0)), key_bgsk, value_bgsv, scale=scale, mask=mask_b1st)[:, :, 1:]
 
 
 def reference_causal_attention(
@@ -99,34 +77,115 @@ def reference_causal_attention(
     sinks_h: Tensor | None = None,
 ) -> Tensor:
     """The definition, with the whole score matrix and the sinks as one more column of it; for tests."""
-    visibility = visibility or Visibility(query_bhsk.shape[2], query_bhsk.device)
     groups = query_bhsk.shape[1] // key_bgsk.shape[1]
     key_bhsk = key_bgsk.repeat_interleave(groups, dim=1)
     value_bhsv = value_bgsv.repeat_interleave(groups, dim=1)
     scores_bhst = query_bhsk @ key_bhsk.transpose(-2, -1) * scale
     length = scores_bhst.shape[-1]
-    seen = visibility.mask(window)
-    if seen is None:
-        seen = torch.ones(length, length, dtype=torch.bool, device=scores_bhst.device).tril()
-    scores_bhst = scores_bhst.masked_fill(~seen, float("-inf"))
+    position = torch.arange(length, device=scores_bhst.device)
+    distance_st = position[:, None] - position
+    is_hidden_st = (distance_st < 0) | (distance_st >= (window or length))
+    scores_bhst = scores_bhst.masked_fill(is_hidden_st, float("-inf"))
+    if visibility is not None and visibility.documents_bs is not None:
+        is_other_bst = visibility.documents_bs[:, :, None] != visibility.documents_bs[:, None, :]
+        scores_bhst = scores_bhst.masked_fill(is_other_bst.unsqueeze(1), float("-inf"))
     if sinks_h is None:
         return scores_bhst.softmax(-1) @ value_bhsv
     sink_bhs1 = sinks_h.view(1, -1, 1, 1).expand(*scores_bhst.shape[:3], 1)
     return torch.cat((scores_bhst, sink_bhs1), dim=-1).softmax(-1)[..., :-1] @ value_bhsv
 
 
+def _fused(query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, *, scale: float, mask: Tensor | None) -> Tensor:
+    """torch's attention: causal without a mask, else where the mask says so.
+
+    On CPU, torch's fused kernel wants equal widths and falls back to the full score matrix otherwise: a narrower
+    value is padded with zeros, which is exact and measured 2.4 times as fast at 512 positions and widths 48 and 32.
+    """
+    key_width, value_width = key_bgtk.shape[-1], value_bgtv.shape[-1]
+    is_padded = query_bhsk.device.type == "cpu" and value_width < key_width
+    if is_padded:
+        value_bgtv = F.pad(value_bgtv, (0, key_width - value_width))
+    out = F.scaled_dot_product_attention(
+        query_bhsk,
+        key_bgtk,
+        value_bgtv,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=key_bgtk.shape[1] != query_bhsk.shape[1],
+    )
+    return out[..., :value_width] if is_padded else out
+
+
+def _windowed(
+    query_bhsk: Tensor,
+    key_bgsk: Tensor,
+    value_bgsv: Tensor,
+    *,
+    scale: float,
+    mask: Tensor,
+    sinks_h: Tensor | None,
+) -> Tensor:
+    """Each block of queries against the keys of its own block and of the one before; blocks are rows of a batch.
+
+    `mask` bool [b * n, 1, c, 2c] says which of those keys a query sees.
+    """
+    batch, _, length, _ = query_bhsk.shape
+    block = mask.shape[2]
+    num_blocks = mask.shape[0] // batch
+    query = _blocks(query_bhsk, block, num_blocks)
+    key, value = (_with_previous(_blocks(x, block, num_blocks), batch) for x in (key_bgsk, value_bgsv))
+    if sinks_h is not None:
+        query, key, value = _with_sink(query, key, value, sinks_h / scale)
+        mask = F.pad(mask, (1, 0), value=True)
+    out = _fused(query, key, value, scale=scale, mask=mask)
+    out_bhsv: Tensor = out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)
+    return out_bhsv[:, :, :length]
+
+
+def _blocks(x_bhsk: Tensor, block: int, num_blocks: int) -> Tensor:
+    """The sequence in blocks, padded with zeros at its end: [b * n, h, c, k]."""
+    padded = F.pad(x_bhsk, (0, 0, 0, num_blocks * block - x_bhsk.shape[2]))
+    blocks: Tensor = padded.unflatten(2, (num_blocks, block)).transpose(1, 2).flatten(0, 1)
+    return blocks
+
+
+def _with_previous(blocks: Tensor, batch: int) -> Tensor:
+    """The block before each block, zeros before the first, and the block itself: [b * n, g, 2c, k]."""
+    by_row: Tensor = blocks.unflatten(0, (batch, -1))
+    previous = torch.cat((torch.zeros_like(by_row[:, :1]), by_row[:, :-1]), dim=1)
+    return torch.cat((previous, by_row), dim=-2).flatten(0, 1)
+
+
+def _seen_in_blocks(query_bhsk: Tensor, window: int, documents_bs: Tensor | None) -> Tensor:
+    """Which keys of its two blocks a query sees, bool [b * n, 1, c, 2c]."""
+    batch, _, length, _ = query_bhsk.shape
+    block = max(window, _MIN_BLOCK)
+    num_blocks = -(-length // block)
+    place_c = torch.arange(2 * block, device=query_bhsk.device)
+    distance_ct = place_c[:block, None] + block - place_c
+    is_seen = ((distance_ct >= 0) & (distance_ct < window)).repeat(num_blocks, 1, 1, 1)
+    is_seen[0, :, :, :block] = False  # before the first block there is nothing
+    is_seen = is_seen.repeat(batch, 1, 1, 1)
+    if documents_bs is None:
+        return is_seen
+    # As one head of width one; what fills up the last block is of no document.
+    own = _blocks(documents_bs[:, None, :, None] + 1, block, num_blocks)
+    both = _with_previous(own, batch)
+    return is_seen & (own == both.transpose(-2, -1))
+
+
 def _with_sink(
-    query_bhsk: Tensor, key_bgsk: Tensor, value_bgsv: Tensor, logits_h: Tensor
+    query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, logits_h: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values with one position more in front, whose score is the head's sink for every query.
+    """Keys and values with one position more in front, whose score is the head's sink for every query.
 
     One channel more carries it: the sink's logit in the queries, one in the first key, zero in the others. So any
-    kernel computes it, with gradients, and heads that share keys go on sharing them. What the first query gives is
-    meaningless.
+    kernel computes it, with gradients, and heads that share keys go on sharing them.
     """
     batch, heads, length, _ = query_bhsk.shape
     channel_bhs1 = logits_h.to(query_bhsk.dtype).view(1, -1, 1, 1).expand(batch, heads, length, 1)
-    query_bhsk = F.pad(torch.cat((query_bhsk, channel_bhs1), dim=-1), (0, 0, 1, 0))
-    key_bgsk = F.pad(key_bgsk, (0, 1, 1, 0))
-    key_bgsk[:, :, 0, -1] = 1
-    return query_bhsk, key_bgsk, F.pad(value_bgsv, (0, 0, 1, 0))
+    query_bhsk = torch.cat((query_bhsk, channel_bhs1), dim=-1)
+    key_bgtk = F.pad(key_bgtk, (0, 1, 1, 0))
+    key_bgtk[:, :, 0, -1] = 1
+    return query_bhsk, key_bgtk, F.pad(value_bgtv, (0, 0, 1, 0))

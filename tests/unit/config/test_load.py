@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.config.model import MoeFeedForward, MultiHeadLatentAttention
+from firstlight.config.router import SigmoidRouter
 from firstlight.config.training import ConstantSchedule
 from tests.runs import TINY_YAML
 from tests.unit.config.yaml_file import changed, faults, loaded, place
@@ -81,6 +82,19 @@ def test_a_key_of_another_choice_is_not_taken_for_a_misspelling(tmp_path: Path) 
     assert fault.startswith("lr_scheduler.decay_steps is not a known key")
     assert "warmup_stable_decay" in fault
     assert "did you mean" not in fault
+
+
+def test_a_router_is_the_sigmoid_one_where_nothing_is_said(tmp_path: Path) -> None:
+    for said in ("", ", scoring: sigmoid"):
+        feed_forward = loaded(tmp_path, changed("per_tok: 2}", f"per_tok: 2{said}}}")).config.model.feed_forward
+        assert isinstance(feed_forward, MoeFeedForward)
+        assert isinstance(feed_forward.router, SigmoidRouter)
+    (fault,) = faults(tmp_path, changed("per_tok: 2}", "per_tok: 2, scoring: softmax, sequence_balance_loss: 0.1}"))
+    # Not taken and then ignored: the key is another router's.
+    assert fault.startswith("model.feed_forward.router.sequence_balance_loss is not a known key of softmax; it belongs")
+    (fault,) = faults(tmp_path, changed("per_tok: 2}", "per_tok: 2, scoring: hash}"))
+    expected = "model.feed_forward.router.scoring = 'hash' is not known; use sigmoid, softmax or topk_softmax"
+    assert fault.startswith(expected)
 
 
 def test_a_value_of_the_wrong_kind_is_shown_with_what_would_do(tmp_path: Path) -> None:

@@ -45,6 +45,25 @@ CASES = (
         written="feed_forward:",
     ),
     Case(
+        rule=rules.family_has_the_choices,
+        overrides=("model.feed_forward.router={scoring: softmax, num_experts_per_tok: 2}",),
+        line="model.feed_forward.router = softmax is not a part of model.family = deepseek_v3; use sigmoid",
+    ),
+    Case(
+        rule=rules.family_has_the_choices,
+        overrides=(
+            "model.multi_token_prediction=null",
+            "model.family=llama",
+            "model.attention={kind: gqa, num_attention_heads: 4, qk_norm: per_head}",
+        ),
+        line="model.attention.qk_norm = per_head is not a part of model.family = llama; use none",
+    ),
+    Case(
+        rule=rules.family_has_the_choices,
+        overrides=("model.family=gpt_oss", "model.attention={kind: gqa, num_attention_heads: 4}"),
+        line="model.attention.has_sinks = false is not a part of model.family = gpt_oss; use true",
+    ),
+    Case(
         rule=rules.mtp_needs_a_family_with_it,
         overrides=("model.family=llama", f"model.attention={GQA}"),
         line="model.multi_token_prediction is not a part of model.family = llama; use null, or family deepseek_v3 or "

@@ -284,6 +284,19 @@ MIXTRAL_8X7B: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "rope_theta": 1000000.0,
 }
+MISTRAL_7B: dict[str, Any] = {
+    **_EVERY,
+    "model_type": "mistral",
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+}
 MIXTRAL_8X22B: dict[str, Any] = {
     **MIXTRAL_8X7B,
     "vocab_size": 32768,
@@ -337,6 +350,7 @@ RELEASED: dict[str, tuple[dict[str, Any], int]] = {
     "Qwen3-30B-A3B": (QWEN3_30B, 30_532_122_624),
     "Qwen3-8B": (QWEN3_8B, 8_190_735_360),
     "Qwen2.5-72B": (QWEN25_72B, 72_706_203_648),
+    "Mistral-7B-v0.1": (MISTRAL_7B, 7_241_732_096),
     "Mixtral-8x7B": (MIXTRAL_8X7B, 46_702_792_704),
     "Mixtral-8x22B": (MIXTRAL_8X22B, 140_630_071_296),
     "Llama-3.1-8B": (LLAMA_31_8B, 8_030_261_248),

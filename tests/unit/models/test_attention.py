@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from firstlight.config.load import load
 from firstlight.config.model import MultiHeadLatentAttention
 from firstlight.config.rope import Llama3Scaling, Rope, YarnScaling
+from firstlight.layout.counts import count_parameters
 from firstlight.models.attention import MultiHeadLatent, build_attention
 from firstlight.models.layers import RmsNorm, rotary_table
 from firstlight.ops.rotary import yarn_mscale
+from tests.architecture.sources import ROOT
 from tests.unit.models.tiny_model import deepseek, llama
 
 DEEPSEEK_V3 = {
@@ -81,3 +84,20 @@ def test_latent_norms_keep_deepseeks_eps() -> None:
         attention = build_attention(deepseek(rms_norm_eps=0.1), 0)
     assert isinstance(attention, MultiHeadLatent)
     assert attention.q_a_norm.eps == attention.kv_a_norm.eps == 1e-6
+
+
+@pytest.mark.parametrize(("phase", "scale"), [("4k", 192**-0.5), ("32k", 192**-0.5 * 1.36888794**2)])
+def test_phases_of_deepseek_v3_differ_in_the_rotary_embedding(phase: str, scale: float) -> None:
+    config = load(ROOT / "examples" / f"deepseek-v3-{phase}.yaml").config.model
+    assert count_parameters(config).total == 671_026_404_352 + 11_610_068_224 - 256  # as released, with its MTP layer
+    with torch.device("meta"):
+        attention = build_attention(config, 0)
+    assert isinstance(attention, MultiHeadLatent)
+    assert attention.scale == pytest.approx(scale, rel=1e-8)
+    # One rotation a position at the fastest pair in both phases; from pair 23 on 40 times slower when stretched.
+    table = rotary_table(config.attention.rope, 64, 2, torch.device("cpu"))
+    plain = torch.tensor([10000.0 ** (-2 * pair / 64) for pair in range(32)])
+    stretched = (plain / table.sin_sf[1].asin()).tolist()
+    assert stretched[1:11] == pytest.approx([1.0] * 10, rel=1e-4)
+    assert stretched[23:] == pytest.approx([1.0 if phase == "4k" else 40.0] * 9, rel=1e-4)
+    assert (stretched[12] > 1.01) == (phase == "32k")

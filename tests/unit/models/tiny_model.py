@@ -76,6 +76,7 @@ _SOFTMAX: Changes = {
     **MIXTURE,
     "n_shared_experts": 0,
     "first_k_dense_replace": 0,
+    "intermediate_size": None,
     "router": {"scoring": "softmax", "num_experts_per_tok": 2},
 }
 _WINDOW: Changes = {"size": 4, "full_every": 2}
@@ -85,7 +86,7 @@ OTHER_FAMILIES: Mapping[str, Changes] = {
     "qwen3": {"attention": {**_HEADS, "qk_norm": "per_head"}, "feed_forward": _DENSE, "tie_word_embeddings": True},
     "qwen3_moe": {
         "attention": {**_HEADS, "qk_norm": "per_head", "bias": "all"},
-        "feed_forward": {**_SOFTMAX, "first_k_dense_replace": 1},
+        "feed_forward": {**_SOFTMAX, "first_k_dense_replace": 1, "intermediate_size": 48},
     },
     "glm4": {
         "norms": "sandwich",
@@ -97,6 +98,7 @@ OTHER_FAMILIES: Mapping[str, Changes] = {
         "feed_forward": MIXTURE,
         "multi_token_prediction": {},
     },
+    "mistral": {"attention": {**_HEADS, "window": {"size": 5}}, "feed_forward": _DENSE},
     "mixtral": {"attention": {**_HEADS, "window": {"size": 5}}, "feed_forward": _SOFTMAX},
     "deepseek_v2": {
         "attention": {**LATENT_ATTENTION, "q_lora_rank": None},

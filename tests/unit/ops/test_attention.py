@@ -83,7 +83,13 @@ def test_narrow_value_is_padded_for_the_fused_kernel(monkeypatch: pytest.MonkeyP
     assert widths == [24, 24]
 
 
-WINDOWS = (1, 5, 18, 19, 100)
+WINDOWS = (1, 5, 7, 18, 19, 100)
+
+
+@pytest.fixture(params=[128, 6], ids=["one_block", "blocks"])
+def block_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows in one block, and in several: 19 positions make a last block that is not full."""
+    monkeypatch.setattr(attention, "_MIN_BLOCK", request.param)
 
 
 def sinks(num_heads: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -108,6 +114,7 @@ def test_reference_with_window_and_sinks_is_the_definition() -> None:
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("window", [None, *WINDOWS])
 @pytest.mark.parametrize("has_sinks", [False, True], ids=["no_sinks", "sinks"])
+@pytest.mark.usefixtures("block_of")
 def test_windows_and_sinks_equal_the_reference(
     sizes: tuple[int, int, int, int], window: int | None, has_sinks: bool
 ) -> None:
@@ -126,6 +133,7 @@ def test_windows_and_sinks_equal_the_reference(
 
 
 @pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.usefixtures("block_of")
 def test_gradients_with_sinks_are_those_of_the_function(window: int | None) -> None:
     inputs = [*heads((2, 1, 2, 2), length=3), sinks(2)]
     assert torch.autograd.gradcheck(
@@ -153,3 +161,18 @@ def test_full_attention_with_sinks_makes_no_mask(monkeypatch: pytest.MonkeyPatch
     causal_attention(*heads(SIZES["grouped"]), scale=1.0, sinks_h=sinks(4))
     causal_attention(*heads(SIZES["grouped"]), scale=1.0, window=30)
     assert masks == [None, None]
+
+
+def test_work_of_a_window_grows_with_the_length_and_not_with_its_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_MIN_BLOCK", 4)
+    sizes = []
+    fused = attention.F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        attention.F,
+        "scaled_dot_product_attention",
+        lambda q, k, v, **rest: sizes.append(q.shape[0] * q.shape[2] * k.shape[2]) or fused(q, k, v, **rest),
+    )
+    for length in (40, 80):
+        causal_attention(*heads(SIZES["grouped"], length=length), scale=1.0, window=4)
+    # Two rows; each query against two blocks of four.
+    assert sizes == [2 * 40 * 8, 2 * 80 * 8]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from firstlight.config.training import AdamWConfig
 from firstlight.optim.optimizer import Optimizer, Surroundings
 
-SHAPES = {"matrix": (5, 7), "experts": (3, 4, 6), "norm": (7,), "bias": (4,)}
+SHAPES = {"matrix": (5, 7), "experts": (3, 4, 6), "norm": (7,), "bias": (4,), "experts_bias": (3, 4)}
 DECAYED = {"matrix", "experts"}
 
 
@@ -96,6 +96,7 @@ def test_fifty_steps_are_the_formula(is_fused: bool) -> None:
 
 
 def test_matrices_are_decayed_and_vectors_are_not() -> None:
+    # The biases of stacked experts are no matrix, whatever their shape is.
     owners = parameters()
     before = {name: parameter.detach().clone() for name, parameter in owners.items()}
     for parameter in owners.values():

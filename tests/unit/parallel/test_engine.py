@@ -13,12 +13,16 @@ from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
 from firstlight.parallel.apply import routers
 from firstlight.parallel.engine import Normalizers, PlainEngine, Rows, weigh
-from tests.unit.models.tiny_model import deepseek, filled, llama, random_tokens
+from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, filled, llama, of_family, random_tokens
 
+_EXPERTS = OTHER_FAMILIES["gpt_oss"]["feed_forward"]
+GPT_OSS_EXPERTS = {**_EXPERTS, "router": {**_EXPERTS["router"], "balance_loss": 0.5}}
 CONFIGS = {
     "deepseek": deepseek(multi_token_prediction={"num_layers": 2}, router={"sequence_balance_loss": 0.5}),
     "deepseek_no_mtp": deepseek(router={"sequence_balance_loss": 0.5}),
     "llama": llama(),
+    # Balanced by its loss alone; the sums are over sequences, so that micro-batches do not matter.
+    "gpt_oss": of_family("gpt_oss", feed_forward=GPT_OSS_EXPERTS),
 }
 ROWS, LENGTH = 8, 12
 

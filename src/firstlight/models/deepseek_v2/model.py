@@ -2,7 +2,7 @@
 
 from firstlight.config.model import ModelConfig, MoeFeedForward
 from firstlight.config.router import GroupedRouting
-from firstlight.models.deepseek_v2.names import name_table
+from firstlight.models.deepseek_v2.names import BLOCK
 from firstlight.models.hub_config import Fixed, Joint, Json, RefusedFieldError
 from firstlight.models.hub_fields import COMMON, DEEPSEEK_EXPERTS, LATENT, dense_where_no_layer_is_sparse
 from firstlight.models.hub_rope import rope_row
@@ -54,6 +54,6 @@ DEEPSEEK_V2 = ModelFamily(
         Fixed(theirs="scoring_func", value="softmax"),
         Fixed(theirs="mlp_bias", value=False),
     ),
-    names=name_table,
+    block=BLOCK,
     settle=dense_where_no_layer_is_sparse,
 )

@@ -1,7 +1,7 @@
 """The DeepSeek-V3 family (arXiv:2412.19437): V3, R1, and Kimi-K2, which is a configuration of it."""
 
 from firstlight.config.model import ModelConfig
-from firstlight.models.deepseek_v3.names import name_table
+from firstlight.models.deepseek_v3.names import BLOCK
 from firstlight.models.hub_config import Joint, Json
 from firstlight.models.hub_fields import (
     COMMON,
@@ -39,6 +39,6 @@ DEEPSEEK_V3 = ModelFamily(
         *SIGMOID_ROUTER,
         MTP,
     ),
-    names=name_table,
+    block=BLOCK,
     settle=dense_where_no_layer_is_sparse,
 )

@@ -1,6 +1,6 @@
 """The GLM-4-0414 family (arXiv:2406.12793, with the norms of the release of April 2025)."""
 
-from firstlight.models.glm4.names import name_table
+from firstlight.models.glm4.names import BLOCK
 from firstlight.models.hub_fields import COMMON, DENSE, GROUPED_QUERY, bias_row
 from firstlight.models.hub_rope import rope_row
 from firstlight.models.model_family import ModelFamily
@@ -17,5 +17,5 @@ GLM4 = ModelFamily(
         bias_row(with_bias="qkv", default=False),
         *DENSE,
     ),
-    names=name_table,
+    block=BLOCK,
 )

@@ -1,8 +1,7 @@
 """Hugging Face's tensor names for GLM-4-0414."""
 
-from firstlight.config.model import ModelConfig
-from firstlight.models.hub_rows import GROUPED_QUERY, PRE_NORMS, hub_table
-from firstlight.models.names import NameTable, Row, same
+from firstlight.models.hub_rows import GROUPED_QUERY, PRE_NORMS
+from firstlight.models.names import Row, same
 
 BLOCK = (
     *PRE_NORMS,
@@ -16,8 +15,3 @@ BLOCK = (
     ),
     same("feed_forward.down_proj.weight", "mlp.down_proj.weight"),
 )
-
-
-def name_table(model: ModelConfig) -> NameTable:
-    """The hub's tensor names."""
-    return hub_table(model, BLOCK)

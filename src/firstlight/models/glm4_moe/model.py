@@ -1,6 +1,6 @@
 """The GLM-4.5 family (arXiv:2508.06471), GLM-4.6 included."""
 
-from firstlight.models.glm4_moe.names import name_table
+from firstlight.models.glm4_moe.names import BLOCK
 from firstlight.models.hub_config import Mapped
 from firstlight.models.hub_fields import COMMON, DEEPSEEK_EXPERTS, GROUPED_QUERY, MTP, SIGMOID_ROUTER, bias_row
 from firstlight.models.hub_rope import rope_row
@@ -27,5 +27,5 @@ GLM4_MOE = ModelFamily(
         *SIGMOID_ROUTER,
         MTP,
     ),
-    names=name_table,
+    block=BLOCK,
 )

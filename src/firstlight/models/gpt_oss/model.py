@@ -1,6 +1,6 @@
 """The gpt-oss family (arXiv:2508.10925)."""
 
-from firstlight.models.gpt_oss.names import name_table
+from firstlight.models.gpt_oss.names import BLOCK
 from firstlight.models.hub_config import Ignored, Mapped
 from firstlight.models.hub_fields import AUXILIARY_LOSS, COMMON, EXPERTS_PER_TOKEN, GROUPED_QUERY, bias_row
 from firstlight.models.hub_rope import rope_row
@@ -36,5 +36,5 @@ GPT_OSS = ModelFamily(
         Ignored(fields=("initial_context_length",), because="rope_parameters have it"),
         AUXILIARY_LOSS,
     ),
-    names=name_table,
+    block=BLOCK,
 )

@@ -1,8 +1,7 @@
 """Hugging Face's tensor names for gpt-oss, in bf16; the released files hold the experts in MXFP4."""
 
-from firstlight.config.model import ModelConfig
-from firstlight.models.hub_rows import GROUPED_QUERY, PRE_NORMS, hub_table
-from firstlight.models.names import NameTable, Row, same
+from firstlight.models.hub_rows import GROUPED_QUERY, PRE_NORMS
+from firstlight.models.names import Row, same
 
 _OURS, _THEIRS = "feed_forward.experts.", "mlp.experts."
 
@@ -24,8 +23,3 @@ BLOCK = (
     Row(ours=(_OURS + "down_proj",), theirs=_THEIRS + "down_proj", layout="transposed"),
     same(_OURS + "down_bias", _THEIRS + "down_proj_bias"),
 )
-
-
-def name_table(model: ModelConfig) -> NameTable:
-    """The hub's tensor names."""
-    return hub_table(model, BLOCK)

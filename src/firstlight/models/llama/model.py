@@ -3,7 +3,7 @@
 from firstlight.models.hub_config import Fixed
 from firstlight.models.hub_fields import COMMON, DENSE, GROUPED_QUERY, bias_row
 from firstlight.models.hub_rope import rope_row
-from firstlight.models.llama.names import name_table
+from firstlight.models.llama.names import BLOCK
 from firstlight.models.model_family import ModelFamily
 
 LLAMA = ModelFamily(
@@ -19,5 +19,5 @@ LLAMA = ModelFamily(
         *DENSE,
         Fixed(theirs="mlp_bias", value=False),
     ),
-    names=name_table,
+    block=BLOCK,
 )

@@ -1,10 +1,5 @@
 """Hugging Face's tensor names for Llama."""
 
-from firstlight.config.model import ModelConfig
-from firstlight.models.hub_rows import DENSE, GROUPED_QUERY, PRE_NORMS, hub_table
-from firstlight.models.names import NameTable
+from firstlight.models.hub_rows import DENSE, GROUPED_QUERY, PRE_NORMS
 
-
-def name_table(model: ModelConfig) -> NameTable:
-    """The hub's tensor names."""
-    return hub_table(model, (*PRE_NORMS, *GROUPED_QUERY, *DENSE))
+BLOCK = (*PRE_NORMS, *GROUPED_QUERY, *DENSE)

@@ -4,7 +4,7 @@ from firstlight.models.hub_config import Fixed, Mapped
 from firstlight.models.hub_fields import AUXILIARY_LOSS, COMMON, EXPERTS_PER_TOKEN, GROUPED_QUERY
 from firstlight.models.hub_rope import rope_row
 from firstlight.models.hub_window import every_layer, window_row
-from firstlight.models.mixtral.names import name_table
+from firstlight.models.mixtral.names import BLOCK
 from firstlight.models.model_family import ModelFamily
 
 MIXTRAL = ModelFamily(
@@ -28,5 +28,5 @@ MIXTRAL = ModelFamily(
         Fixed(theirs="router_jitter_noise", value=0.0),
         AUXILIARY_LOSS,
     ),
-    names=name_table,
+    block=BLOCK,
 )

@@ -1,8 +1,7 @@
 """Hugging Face's tensor names for Mixtral."""
 
-from firstlight.config.model import ModelConfig
-from firstlight.models.hub_rows import GROUPED_QUERY, PRE_NORMS, hub_table
-from firstlight.models.names import NameTable, Row, same
+from firstlight.models.hub_rows import GROUPED_QUERY, PRE_NORMS
+from firstlight.models.names import Row, same
 
 _EXPERT_PARTS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
@@ -19,8 +18,3 @@ BLOCK = (
         for ours, theirs in _EXPERT_PARTS.items()
     ),
 )
-
-
-def name_table(model: ModelConfig) -> NameTable:
-    """The hub's tensor names."""
-    return hub_table(model, BLOCK)

@@ -4,7 +4,7 @@ from firstlight.models.hub_fields import COMMON, DENSE, GROUPED_QUERY
 from firstlight.models.hub_rope import rope_row
 from firstlight.models.hub_window import from_max_window_layers, window_row
 from firstlight.models.model_family import ModelFamily
-from firstlight.models.qwen2.names import name_table
+from firstlight.models.qwen2.names import BLOCK
 
 QWEN2 = ModelFamily(
     name="qwen2",
@@ -18,5 +18,5 @@ QWEN2 = ModelFamily(
         window_row(slides=from_max_window_layers, has_switch=True, has_layer_types=True),
         *DENSE,
     ),
-    names=name_table,
+    block=BLOCK,
 )

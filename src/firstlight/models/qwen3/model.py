@@ -4,7 +4,7 @@ from firstlight.models.hub_fields import COMMON, DENSE, GROUPED_QUERY, bias_row
 from firstlight.models.hub_rope import rope_row
 from firstlight.models.hub_window import from_max_window_layers, window_row
 from firstlight.models.model_family import ModelFamily
-from firstlight.models.qwen3.names import name_table
+from firstlight.models.qwen3.names import BLOCK
 
 QWEN3 = ModelFamily(
     name="qwen3",
@@ -19,5 +19,5 @@ QWEN3 = ModelFamily(
         window_row(slides=from_max_window_layers, has_switch=True, has_layer_types=True),
         *DENSE,
     ),
-    names=name_table,
+    block=BLOCK,
 )

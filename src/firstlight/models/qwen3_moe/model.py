@@ -6,7 +6,7 @@ from firstlight.models.hub_fields import AUXILIARY_LOSS, COMMON, GROUPED_QUERY, 
 from firstlight.models.hub_rope import rope_row
 from firstlight.models.hub_window import every_layer, window_row
 from firstlight.models.model_family import ModelFamily
-from firstlight.models.qwen3_moe.names import name_table
+from firstlight.models.qwen3_moe.names import BLOCK
 
 
 def _leading(values: Json) -> int:
@@ -50,5 +50,5 @@ QWEN3_MOE = ModelFamily(
         Fixed(theirs="decoder_sparse_step", value=1),
         AUXILIARY_LOSS,
     ),
-    names=name_table,
+    block=BLOCK,
 )

@@ -1,0 +1,1 @@
+"""Mistral: Llama whose layers may see a window only."""
