@@ -18,7 +18,7 @@ Ids = NDArray[np.uint32]
 
 _FIRST_CHARACTERS = 1 << 17
 """Texts up to so many characters are compared at the start of a run,"""
-_SHARE = 512
+_SHARE = 2048
 """and one character of so many from then on,"""
 _PART = 2048
 """in parts of so many characters."""

@@ -15,12 +15,15 @@ from firstlight.data.partial_file import PartialFile
 
 _MOST_TOKENS = 2**31 - 1
 """Lengths of sequences are stored as int32."""
+_HELD_TOKENS = 1 << 20
+"""Tokens that are collected before they are converted and written together."""
 
 
 class IndexedWriter:
     """A context manager: `add` tokens, `end_sequence`, `end_document`; the files appear when it ends well.
 
-    Memory: 4 bytes for each sequence and 8 for each document. An exception inside leaves no file behind.
+    Memory: 4 bytes for each sequence and 8 for each document, and the tokens of the last few calls, which must not
+    change meanwhile. An exception inside leaves no file behind.
     """
 
     def __init__(self, prefix: Path, dtype: np.dtype[Any]) -> None:
@@ -31,6 +34,8 @@ class IndexedWriter:
         self._lengths = array("i")
         self._document_indices = array("q", [0])
         self._open_length = 0
+        self._held: list[NDArray[Any]] = []
+        self._num_held = 0
 
     def __enter__(self) -> "IndexedWriter":
         self._bin = PartialFile(bin_path(self.prefix))
@@ -55,20 +60,22 @@ class IndexedWriter:
     def add(self, tokens: NDArray[Any]) -> None:
         """Append tokens, integers [n], to the sequence being written.
 
-        Raises InputError when an id does not fit the dtype, or the sequence gets longer than int32 counts.
+        Raises InputError when the sequence gets longer than int32 counts; here, or as late as at the end, when an id
+        does not fit the dtype.
         """
         if len(tokens) == 0:
             return
-        if tokens.dtype != self.dtype:
-            tokens = self._convert(tokens)
         if self._open_length + len(tokens) > _MOST_TOKENS:
             raise InputError(
                 f"{self.prefix}: a sequence has more than the {_MOST_TOKENS} tokens that the format can count; "
                 "make smaller documents, for example with --documents line or --documents blank-line"
             )
-        self._bin.file.write(tokens.tobytes())
+        self._held.append(tokens)
+        self._num_held += len(tokens)
         self._open_length += len(tokens)
         self.num_tokens += len(tokens)
+        if self._num_held >= _HELD_TOKENS:
+            self._write_held()
 
     def end_sequence(self) -> None:
         """End the sequence being written; without tokens, it is an empty one."""
@@ -83,6 +90,7 @@ class IndexedWriter:
 
     def drop_document(self) -> None:
         """Take back what was added since the last document ended."""
+        self._write_held()
         num_sequences = self._document_indices[-1]
         num_tokens = self._open_length + sum(self._lengths[num_sequences:])
         del self._lengths[num_sequences:]
@@ -90,6 +98,16 @@ class IndexedWriter:
         self.num_tokens -= num_tokens
         self._bin.file.seek(self.num_tokens * self.dtype.itemsize)
         self._bin.file.truncate()
+
+    def _write_held(self) -> None:
+        if not self._held:
+            return
+        tokens = np.concatenate(self._held)
+        self._held = []
+        self._num_held = 0
+        if tokens.dtype != self.dtype:
+            tokens = self._convert(tokens)
+        self._bin.file.write(tokens.data)
 
     def _convert(self, tokens: NDArray[Any]) -> NDArray[Any]:
         if self.dtype.kind in "iu":
@@ -102,6 +120,7 @@ class IndexedWriter:
     def _finish(self) -> None:
         if self._document_indices[-1] != len(self._lengths) or self._open_length:
             raise ValueError(f"{self.prefix}: the last document was not ended")
+        self._write_held()
         lengths = np.frombuffer(self._lengths, np.int32) if self._lengths else np.empty(0, np.int32)
         pointers = np.zeros(len(lengths), np.int64)
         np.cumsum(lengths[:-1], dtype=np.int64, out=pointers[1:])

@@ -21,7 +21,7 @@ def texts_of_line(line: str, key: str, place: str) -> list[str]:
     if not isinstance(record, dict) or key not in record:
         found = f"an object with {', '.join(map(repr, record))}" if isinstance(record, dict) else "no object"
         raise BadDocumentError(f'{place}: found {found}; each line needs the key "{key}"; name another with --json-key')
-    if line.count(f'"{key}"') != 1 or _ESCAPED.search(line) or not key.isascii():
+    if line.count(f'"{key}"') != 1 or ("\\u00" in line and _ESCAPED.search(line)) or not key.isascii():
         _refuse_second(line, key, place)
     return checked_texts(record[key], key, place)
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
 from firstlight.base.world import set_variables
+from firstlight.data.conveyor import Behind, ahead
 from firstlight.data.corpus import (
     STANDARD_INPUT,
     Corpus,
@@ -24,7 +25,7 @@ from firstlight.data.corpus import (
     standard_library,
 )
 from firstlight.data.document import CorpusFile, Document, DocumentMode, FileFormat, Reader
-from firstlight.data.encoder import Choice, Encoder, EncoderChoice, EncodersDifferError, choose_encoder
+from firstlight.data.encoder import Choice, Encoder, EncoderChoice, EncodersDifferError, Ids, choose_encoder
 from firstlight.data.faults import BadDocumentError, Omissions
 from firstlight.data.indexed import best_dtype
 from firstlight.data.indexed_writer import IndexedWriter
@@ -34,8 +35,8 @@ from firstlight.data.rows import RowKind, RowWriter
 from firstlight.data.set_builder import Edges, Piece, SetBuilder, SetSummary
 from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, token_id, tokenizer_file, vocabulary_size
 
-_BATCH_CHARACTERS = 1 << 21
-_BATCH_PIECES = 4096
+_BATCH_CHARACTERS = 1 << 23
+_BATCH_PIECES = 1 << 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,10 +213,15 @@ def _write(encoder: Encoder, files: list[CorpusFile], request: PrepareRequest, p
         builders = [SetBuilder(_in_rows(writer, request, plan), plan.edges) for writer in writers]
         advance = stack.enter_context(shown_progress("tokenizing", written.corpus.num_bytes))
         documents = written.corpus.documents(None if omissions is None else omissions.add)
-        for batch in _batches(_pieces(documents, request.held_out_fraction, omissions)):
-            for piece, ids in zip(batch, encoder.encode([piece.text for piece in batch]), strict=True):
+
+        def write(encoded: tuple[list[Piece], list[Ids]]) -> None:
+            for piece, ids in zip(*encoded, strict=True):
                 builders[piece.is_held_out].add(piece, ids)
             advance(num_bytes=written.corpus.num_read, num_tokens=sum(writer.num_tokens for writer in writers))
+
+        with Behind(write) as behind:
+            for batch in ahead(_batches(_pieces(documents, request.held_out_fraction, omissions))):
+                behind.give((batch, encoder.encode([piece.text for piece in batch])))
         written.sets = [builder.summary for builder in builders]
         _require_text(written.sets, request.held_out_fraction)
     return written
