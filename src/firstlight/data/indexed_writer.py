@@ -1,5 +1,6 @@
 """Writes Megatron's indexed data sets, byte for byte as Megatron does, in pieces of any size."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,15 @@ _MOST_TOKENS = 2**31 - 1
 """Lengths of sequences are stored as int32."""
 _HELD_TOKENS = 1 << 20
 """Tokens that are collected before they are converted and written together."""
-SAVED_ARRAYS = ("lengths", "documents")
-"""What stands for the .idx in a set that is not finished: files `<prefix>.idx.<one of these>.partial`."""
 INTERRUPTIONS = (KeyboardInterrupt, SystemExit, OSError)
 """What may stop a writer though nothing is wrong with the data: then what was saved is kept."""
+
+
+def unfinished_paths(prefix: Path) -> list[Path]:
+    """All files that an unfinished set at `prefix` may have: .bin, .idx, and what stands for the .idx meanwhile."""
+    idx = idx_path(prefix)
+    paths = (bin_path(prefix), idx, f"{idx}.lengths", f"{idx}.documents")
+    return [Path(f"{path}{SUFFIX}") for path in paths]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +37,17 @@ class WriterState:
     num_tokens: int
     num_sequences: int
     num_documents: int
+    num_bytes: int
+    """Of the .bin."""
+
+    def is_there(self, prefix: Path) -> bool:
+        """Whether unfinished files at `prefix` hold all of it."""
+        expected = {
+            f"{bin_path(prefix)}{SUFFIX}": self.num_bytes,
+            f"{idx_path(prefix)}.lengths{SUFFIX}": 4 * self.num_sequences,
+            f"{idx_path(prefix)}.documents{SUFFIX}": 8 * (self.num_documents + 1),
+        }
+        return all(os.path.isfile(path) and os.path.getsize(path) >= size for path, size in expected.items())
 
 
 class IndexedWriter:
@@ -54,7 +71,7 @@ class IndexedWriter:
         self.dtype = dtype.newbyteorder("<")
         self.num_tokens = 0
         self._code = TOKEN_TYPES.index(self.dtype.str.replace("|", "<")) + 1
-        self._state = state
+        self._saved = state
         self._counts = counts
         self._num_counted = 0
         self._num_closed = 0
@@ -64,13 +81,13 @@ class IndexedWriter:
         self._is_handed_over = False
 
     def __enter__(self) -> "IndexedWriter":
-        state = self._state
+        state = self._saved
         idx = idx_path(self.prefix)
-        paths = [Path(f"{idx}.{name}") for name in SAVED_ARRAYS]
-        self._bin = PartialFile(bin_path(self.prefix), state and state.num_tokens * self.dtype.itemsize)
+        self._bin = PartialFile(bin_path(self.prefix), None if state is None else state.num_bytes)
         self._idx = PartialFile(idx)
-        self._saved_lengths = SavedArray(paths[0], "i", state and state.num_sequences)
-        self._saved_indices = SavedArray(paths[1], "q", state and state.num_documents + 1)
+        self._saved_lengths = SavedArray(Path(f"{idx}.lengths"), "i", None if state is None else state.num_sequences)
+        num_indices = None if state is None else state.num_documents + 1
+        self._saved_indices = SavedArray(Path(f"{idx}.documents"), "q", num_indices)
         self._lengths = self._saved_lengths.values
         self._document_indices = self._saved_indices.values
         if state is None:
@@ -90,7 +107,7 @@ class IndexedWriter:
                 for file in self.finish():
                     file.publish()
         finally:
-            if kind is None or self._state is None or not issubclass(kind, INTERRUPTIONS):
+            if kind is None or self._saved is None or not issubclass(kind, INTERRUPTIONS):
                 self._bin.discard()
                 self._saved_lengths.discard()
                 self._saved_indices.discard()
@@ -100,6 +117,16 @@ class IndexedWriter:
     def has_open_sequence(self) -> bool:
         """Whether tokens were added since a sequence or document last ended."""
         return self._open_length > 0
+
+    @property
+    def state(self) -> WriterState:
+        """Where the writer is, between two documents."""
+        return WriterState(
+            num_tokens=self.num_tokens,
+            num_sequences=len(self._lengths),
+            num_documents=len(self._document_indices) - 1,
+            num_bytes=self.num_tokens * self.dtype.itemsize,
+        )
 
     def add(self, tokens: NDArray[Any]) -> None:
         """Append tokens, integers [n], to the sequence being written.
@@ -152,12 +179,8 @@ class IndexedWriter:
         self._bin.flush()
         self._saved_lengths.save()
         self._saved_indices.save()
-        self._state = WriterState(
-            num_tokens=self.num_tokens,
-            num_sequences=len(self._lengths),
-            num_documents=len(self._document_indices) - 1,
-        )
-        return self._state
+        self._saved = self.state
+        return self._saved
 
     def finish(self) -> list[PartialFile]:
         """Put both files on disk, and hand them over to be published, in this order, by the caller."""

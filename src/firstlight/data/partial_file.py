@@ -57,13 +57,19 @@ def publish_partial(path: Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path`: afterwards either the old file or the whole new one is there."""
+    write_partial(path, content)
+    publish_partial(path)
+
+
+def write_partial(path: Path, content: bytes) -> None:
+    """Write `content` to disk as `<path>.partial`, which is removed if that fails."""
     partial = PartialFile(path)
     try:
         partial.file.write(content)
         partial.finish()
-        partial.publish()
-    finally:
+    except BaseException:
         partial.discard()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.data import prepare as prepare_module
+from firstlight.data import batch as batch_module
 from firstlight.data.indexed import IndexedDataset
 from firstlight.data.prepare import PrepareRequest, prepare, worker_variables
 from firstlight.data.tokenizer import load_tokenizer, train_tokenizer
@@ -67,15 +67,15 @@ def test_the_metadata_tells_what_was_made_of_what(request_: PrepareRequest) -> N
 
 def test_nothing_is_held_out_without_a_fraction(request_: PrepareRequest) -> None:
     assert prepare(replace(request_, held_out_fraction=0.0)).held_out is None
-    assert set(outputs(request_)) == {"set.json", "set_text_document.bin", "set_text_document.idx"}
+    assert set(outputs(request_)) == {"set.json", "set.histogram.npy", "set_text_document.bin", "set_text_document.idx"}
 
 
 def test_the_size_of_batches_changes_nothing(request_: PrepareRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(request_)
     expected = outputs(request_)
     for characters, pieces in ((1, 1), (100, 7), (10**9, 10**9)):
-        monkeypatch.setattr(prepare_module, "_BATCH_CHARACTERS", characters)
-        monkeypatch.setattr(prepare_module, "_BATCH_PIECES", pieces)
+        monkeypatch.setattr(batch_module, "_BATCH_CHARACTERS", characters)
+        monkeypatch.setattr(batch_module, "_BATCH_PIECES", pieces)
         prepare(request_)
         assert outputs(request_) == expected
 
