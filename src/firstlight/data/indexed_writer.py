@@ -146,7 +146,7 @@ class IndexedWriter:
         self._open_length += len(tokens)
         self.num_tokens += len(tokens)
         if self._num_held >= _HELD_TOKENS:
-            self._write_held()
+            self.write_held()
 
     def end_sequence(self) -> None:
         """End the sequence being written; without tokens, it is an empty one."""
@@ -162,7 +162,7 @@ class IndexedWriter:
 
     def drop_document(self) -> None:
         """Take back what was added since the last document ended."""
-        self._write_held()
+        self.write_held()
         num_sequences = self._document_indices[-1]
         num_tokens = self._open_length + sum(self._lengths[num_sequences:])
         del self._lengths[num_sequences:]
@@ -175,7 +175,7 @@ class IndexedWriter:
         """Put all documents on disk; a writer that is given the state goes on after them. None may be open."""
         if self._num_closed != self.num_tokens or self._document_indices[-1] != len(self._lengths):
             raise ValueError(f"{self.prefix}: a document is open")
-        self._write_held()
+        self.write_held()
         self._bin.flush()
         self._saved_lengths.save()
         self._saved_indices.save()
@@ -188,7 +188,8 @@ class IndexedWriter:
         self._is_handed_over = True
         return [self._bin, self._idx]  # so that an .idx never stands beside a .bin that is not there
 
-    def _write_held(self) -> None:
+    def write_held(self) -> None:
+        """Write the tokens of the last calls now, and let go of them: they may be parts of something larger."""
         if not self._held:
             return
         tokens = np.concatenate(self._held)
@@ -226,7 +227,7 @@ class IndexedWriter:
         return tokens.astype(self.dtype)
 
     def _finish(self) -> None:
-        self._write_held()
+        self.write_held()
         if self._document_indices[-1] != len(self._lengths) or self._open_length:
             raise ValueError(f"{self.prefix}: the last document was not ended")
         self._count(np.empty(0, self.dtype))

@@ -102,6 +102,8 @@ class SetFiles:
         """Append pieces and their tokens, each to the set where it belongs."""
         for piece, tokens in zip(pieces, ids, strict=True):
             self._builders[piece.is_held_out].add(piece, tokens)
+        for writer in self._writers:
+            writer.write_held()
 
     def save(self) -> list[SetState]:
         """Put all on disk, between two documents, and give what is needed to go on from here."""
