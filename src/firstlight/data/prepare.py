@@ -299,7 +299,9 @@ def _encode(written: _Written, job: _Job) -> None:
     """All documents into the sets: read by a thread ahead of the encoder, and written by one behind it."""
     corpus = written.corpus
     batches = Batches(corpus, job.request.held_out_fraction, skips_faults=job.request.on_error == "skip")
-    with shown_progress("tokenizing", corpus.num_bytes) as advance:
+    with shown_progress(
+        "tokenizing", corpus.num_bytes, bytes_before=corpus.num_read, tokens_before=written.files.num_tokens
+    ) as advance:
         saved_at = time.monotonic()
 
         def write(encoded: tuple[Batch, list[Ids]]) -> None:
