@@ -28,8 +28,10 @@ def texts_of_line(line: str, key: str, place: str) -> list[str]:
     two: JSON's readers keep the last of equal keys, and the other text would be lost."""
     try:
         record = _DECODER.decode(line)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadDocumentError(f"{place}: not a line of JSON: {error}; each line must be one JSON object") from None
+    except RecursionError:
+        raise BadDocumentError(f"{place}: the JSON is nested too deeply to be read; make it flat") from None
     if not isinstance(record, dict) or key not in record:
         found = f"an object with {', '.join(map(repr, record))}" if isinstance(record, dict) else "no object"
         raise BadDocumentError(f'{place}: found {found}; each line needs the key "{key}"; name another with --json-key')
