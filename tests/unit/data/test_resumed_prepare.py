@@ -1,5 +1,6 @@
 """A preparation that is killed and started again goes on where it was, and ends with the same files."""
 
+import io
 import json
 import os
 import subprocess
@@ -187,3 +188,25 @@ def test_a_fault_in_the_input_leaves_nothing(request_: PrepareRequest) -> None:
     with pytest.raises(Exception, match="half a surrogate"):
         prepare(replace(request_, on_error="stop"))
     assert outputs(request_) == {}
+
+
+def test_standard_input_is_not_gone_on_with_and_leftovers_are_swept(
+    request_: PrepareRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = request_.output_prefix.parent
+    folder.mkdir()
+    leftovers = ("set.standard-input.abc.partial", "set.journal.partial", "set_heldout_text_document.bin.partial")
+    others = ("set2.standard-input.abc.partial", "set2_text_document.bin.partial")
+    for name in leftovers + others:
+        (folder / name).touch()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO((TEXT * 9).encode())))
+    caplog.set_level("INFO", logger="firstlight")
+    prepare(replace(request_, inputs=(Path("-"),), documents="line", held_out_fraction=0.0))
+    assert "standard input cannot be read twice" in caplog.text
+    assert sorted(outputs(request_)) == [
+        "set.histogram.npy",
+        "set.json",
+        *others,
+        "set_text_document.bin",
+        "set_text_document.idx",
+    ]
