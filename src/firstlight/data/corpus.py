@@ -115,7 +115,8 @@ class Corpus:
             try:
                 documents = self._reader.documents(file)
                 for document in itertools.islice(documents, num_passed_over):
-                    _pass_over(document)
+                    if document.name == file.name:  # the whole file, which is read with the document
+                        _pass_over(document)
                 self._num_documents = num_passed_over
                 for document in documents:
                     self._num_documents += 1
