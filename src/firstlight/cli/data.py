@@ -145,6 +145,7 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
     sequence_length: SequenceLength = None,
     pad_token: Annotated[str | None, typer.Option(help="The token that fills rows up.", show_default=False)] = None,
     dtype: Annotated[Dtype, typer.Option(help="How ids are stored; auto: as Megatron does.")] = Dtype.AUTO,
+    resume: Annotated[bool, typer.Option(help="Go on where an earlier, killed run of the same had come to.")] = True,
 ) -> None:
     """Turn text into a Megatron data set of token ids, and a held-out one."""
     summary = prepare_data(
@@ -167,6 +168,7 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
             pad_token=pad_token,
             dtype=dtype.value,
             workers=workers or available_cores(),
+            resume=resume,
         )
     )
     for name, one in (("training", summary.training), ("held out", summary.held_out)):

@@ -162,14 +162,15 @@ class Reader:
         for number, line, fault in self._lines(file):
             if line.isspace() and fault is None:
                 continue
-            try:
-                if fault is not None:
-                    raise fault
-                texts = texts_of_line(line, self.json_key, f"{file.place}:{number}")
-                sequences: Iterable[Iterable[str]] = [cut([text]) for text in texts]
-            except BadDocumentError as error:
-                sequences = broken(error)
+            sequences = self._json_sequences(line, fault, f"{file.place}:{number}")
             yield Document(name=f"{file.name}:{number}", sequences=sequences)
+
+    def _json_sequences(self, line: str, fault: BadDocumentError | None, place: str) -> Iterator[Iterable[str]]:
+        """Parsed when they are asked for: documents that are passed over need not be."""
+        if fault is not None:
+            raise fault
+        for text in texts_of_line(line, self.json_key, place):
+            yield cut([text])
 
     def _parquet_documents(self, file: CorpusFile) -> Iterator[Document]:
         for number, row in enumerate(parquet_rows(file.path, file.place, self.json_key, self.on_bytes), start=1):
