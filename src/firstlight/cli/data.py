@@ -35,6 +35,7 @@ class Format(StrEnum):
     JSONL = "jsonl"
     WIKITEXT = "wikitext"
     PARQUET = "parquet"
+    ARROW = "arrow"
 
 
 class Encoders(StrEnum):
@@ -73,8 +74,8 @@ Inputs = Annotated[
     typer.Option(
         "--input",
         metavar="PATH...",
-        help="Text, .jsonl or .parquet files, compressed or not, folders, 'quoted/*.txt' patterns, - for standard "
-        "input; several may follow. Without it: Python's own standard library.",
+        help="Text, .jsonl, .parquet or .arrow files, compressed or not, folders of them or saved by datasets, "
+        "'quoted/*.txt' patterns, - for standard input; several may follow. Without it: Python's own standard library.",
     ),
 ]
 DocumentsOption = Annotated[
@@ -96,7 +97,7 @@ RowsOption = Annotated[
 SequenceLength = Annotated[
     int | None, typer.Option(min=1, help="Rows have one token more than this.", show_default=False)
 ]
-JsonKey = Annotated[str, typer.Option(help="The key or column that holds the text in JSON lines or Parquet.")]
+JsonKey = Annotated[str, typer.Option(help="The key or column that holds the text in JSON lines, Parquet or Arrow.")]
 
 
 @tokenizer_app.command("train")
