@@ -1,16 +1,19 @@
 """`firstlight tokenizer train` and `firstlight prepare`: text into tokens. Never imports torch."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from firstlight.base.errors import InputError
 from firstlight.base.world import available_cores
 from firstlight.data.corpus import Corpus, corpus_files, standard_library
 from firstlight.data.document import Reader
+from firstlight.data.mindrecord_output import SUFFIX, prepare_mindrecord
 from firstlight.data.prepare import PrepareRequest
-from firstlight.data.prepare import prepare as prepare_data
+from firstlight.data.prepare import prepare as prepare_megatron
 from firstlight.data.set_builder import SetSummary
 from firstlight.data.tokenizer import train_tokenizer
 
@@ -68,6 +71,13 @@ class Dtype(StrEnum):
     INT32 = "int32"
 
 
+class OutputFormat(StrEnum):
+    """What is written."""
+
+    MEGATRON = "megatron"
+    MINDRECORD = "mindrecord"
+
+
 MoreInputs = Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More of --input.")]
 Inputs = Annotated[
     list[Path] | None,
@@ -97,6 +107,10 @@ RowsOption = Annotated[
 SequenceLength = Annotated[
     int | None, typer.Option(min=1, help="Rows have one token more than this.", show_default=False)
 ]
+OutputFormatOption = Annotated[
+    OutputFormat, typer.Option(help="Megatron's .bin and .idx, or MindSpore's .mindrecord with a column input_ids.")
+]
+Shards = Annotated[int | None, typer.Option(min=1, max=1000, help="MindRecord files in each set; default: one.")]
 JsonKey = Annotated[str, typer.Option(help="The key or column that holds the text in JSON lines, Parquet or Arrow.")]
 
 
@@ -121,7 +135,8 @@ def train_tokenizer_verb(
 def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
     tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json, or a folder with one.", show_default=False)],
     output_prefix: Annotated[
-        Path, typer.Option(help="Writes PREFIX_text_document.bin and .idx, PREFIX.json ...", show_default=False)
+        Path,
+        typer.Option(help="Writes PREFIX_text_document.bin and .idx (or .mindrecord), PREFIX.json", show_default=False),
     ],
     inputs: Inputs = None,
     more_inputs: MoreInputs = None,
@@ -146,8 +161,14 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
     sequence_length: SequenceLength = None,
     pad_token: Annotated[str | None, typer.Option(help="The token that fills rows up.", show_default=False)] = None,
     dtype: Annotated[Dtype, typer.Option(help="How ids are stored; auto: as Megatron does.")] = Dtype.AUTO,
+    output_format: OutputFormatOption = OutputFormat.MEGATRON,
+    shards: Shards = None,
 ) -> None:
-    """Turn text into a Megatron data set of token ids, and a held-out one."""
+    """Turn text into a Megatron or MindRecord data set of token ids, and a held-out one."""
+    is_mindrecord = output_format is OutputFormat.MINDRECORD
+    if shards is not None and not is_mindrecord:
+        raise InputError("--shards is for --output-format mindrecord; a Megatron data set is always two files")
+    prepare_data = partial(prepare_mindrecord, num_shards=shards or 1) if is_mindrecord else prepare_megatron
     summary = prepare_data(
         PrepareRequest(
             inputs=tuple(_all(inputs, more_inputs)),
@@ -172,7 +193,7 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
     )
     for name, one in (("training", summary.training), ("held out", summary.held_out)):
         if one is not None:
-            typer.echo(f"{name}: {_describe(one)}")
+            typer.echo(f"{name}: {_describe(one, SUFFIX if is_mindrecord else '.bin')}")
     if summary.num_left_out:
         typer.echo(f"left out: {summary.num_left_out:,} documents that could not be read, named in {summary.metadata}")
     typer.echo(f"about them: {summary.metadata}")
@@ -182,8 +203,8 @@ def _all(inputs: list[Path] | None, more: list[Path] | None) -> list[Path]:
     return [*(inputs or []), *(more or [])]
 
 
-def _describe(one: SetSummary) -> str:
+def _describe(one: SetSummary, suffix: str) -> str:
     return (
-        f"{one.prefix}.bin: {one.documents:,} documents, {one.tokens:,} tokens, {one.bytes / 1e6:.1f} MB of text "
+        f"{one.prefix}{suffix}: {one.documents:,} documents, {one.tokens:,} tokens, {one.bytes / 1e6:.1f} MB of text "
         f"({one.bytes_per_token:.2f} bytes per token)"
     )
