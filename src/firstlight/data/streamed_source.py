@@ -16,7 +16,7 @@ from firstlight.data.samples import Dataset
 from firstlight.data.saved_folder import is_saved_folder, saved_files
 from firstlight.data.streamed_dataset import EncodedDocuments, StreamedDataset
 from firstlight.data.streamed_texts import Shuffle, StreamedTexts
-from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, tokenizer_file
+from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, tokenizer_files
 
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
 
@@ -39,7 +39,7 @@ class StreamedSource:
         """Hex SHA-256 over what is asked for, the tokenizer and the local files; where these lie does not matter."""
         files = _local_files(self.source)
         asked = self.source.model_dump(mode="json", exclude={"weight", "path"} if files else {"weight"})
-        marks = [fingerprint_of_files(files), fingerprint_of_files([tokenizer_file(self.tokenizer)])]
+        marks = [fingerprint_of_files(files), fingerprint_of_files(tokenizer_files(self.tokenizer))]
         return hashlib.sha256(json.dumps([asked, *marks]).encode()).hexdigest()
 
     def texts(self) -> StreamedTexts:
