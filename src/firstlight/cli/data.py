@@ -1,5 +1,6 @@
 """`firstlight tokenizer train` and `firstlight prepare`: text into tokens. Never imports torch."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from firstlight.base.world import available_cores
 from firstlight.data.corpus import Corpus, corpus_files, standard_library
 from firstlight.data.document import Reader
 from firstlight.data.mindrecord_output import SUFFIX, prepare_mindrecord
-from firstlight.data.prepare import PrepareRequest
+from firstlight.data.prepare import PrepareRequest, PrepareSummary
 from firstlight.data.prepare import prepare as prepare_megatron
 from firstlight.data.set_builder import SetSummary
 from firstlight.data.tokenizer import train_tokenizer
@@ -78,6 +79,9 @@ class OutputFormat(StrEnum):
     MINDRECORD = "mindrecord"
 
 
+TokenizerOption = Annotated[
+    Path, typer.Option(help="A tokenizer.json, .tiktoken or .model file, or a folder with one.", show_default=False)
+]
 MoreInputs = Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More of --input.")]
 Inputs = Annotated[
     list[Path] | None,
@@ -133,7 +137,7 @@ def train_tokenizer_verb(
 
 
 def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
-    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json, or a folder with one.", show_default=False)],
+    tokenizer: TokenizerOption,
     output_prefix: Annotated[
         Path,
         typer.Option(help="Writes PREFIX_text_document.bin and .idx (or .mindrecord), PREFIX.json", show_default=False),
@@ -165,10 +169,7 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
     shards: Shards = None,
 ) -> None:
     """Turn text into a Megatron or MindRecord data set of token ids, and a held-out one."""
-    is_mindrecord = output_format is OutputFormat.MINDRECORD
-    if shards is not None and not is_mindrecord:
-        raise InputError("--shards is for --output-format mindrecord; a Megatron data set is always two files")
-    prepare_data = partial(prepare_mindrecord, num_shards=shards or 1) if is_mindrecord else prepare_megatron
+    prepare_data, suffix = _writer(output_format, shards)
     summary = prepare_data(
         PrepareRequest(
             inputs=tuple(_all(inputs, more_inputs)),
@@ -191,9 +192,22 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
             workers=workers or available_cores(),
         )
     )
+    _say(summary, suffix)
+
+
+def _writer(output_format: OutputFormat, shards: int | None) -> tuple[Callable[[PrepareRequest], PrepareSummary], str]:
+    """What prepares, and what its files end in."""
+    if output_format is OutputFormat.MINDRECORD:
+        return partial(prepare_mindrecord, num_shards=shards or 1), SUFFIX
+    if shards is not None:
+        raise InputError("--shards is for --output-format mindrecord; a Megatron data set is always two files")
+    return prepare_megatron, ".bin"
+
+
+def _say(summary: PrepareSummary, suffix: str) -> None:
     for name, one in (("training", summary.training), ("held out", summary.held_out)):
         if one is not None:
-            typer.echo(f"{name}: {_describe(one, SUFFIX if is_mindrecord else '.bin')}")
+            typer.echo(f"{name}: {_describe(one, suffix)}")
     if summary.num_left_out:
         typer.echo(f"left out: {summary.num_left_out:,} documents that could not be read, named in {summary.metadata}")
     typer.echo(f"about them: {summary.metadata}")

@@ -18,6 +18,8 @@ from firstlight.data.reader import ThreadReader
 from firstlight.data.samples import Dataset, Positioned, read_samples
 from firstlight.data.stream import TokenStream
 from firstlight.data.tokenizer import END_OF_DOCUMENT, load_tokenizer, train_tokenizer
+from firstlight.data.worker import Assignment
+from firstlight.data.worker_reader import WorkerReader
 
 datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
 pyarrow = pytest.importorskip("pyarrow", reason="the package pyarrow is not installed")
@@ -222,6 +224,25 @@ def test_read_ahead_with_a_blend_and_resumed(folder: Path, buffer: int) -> None:
     second.load_state_dict(state)  # a rewind
     assert [next(second).tokens.tolist() for _ in range(2)] == expected[4:6]
     second.close()
+
+
+def test_workers_read_the_same(one: Path) -> None:
+    needs = TrainingNeeds(steps=4, global_batch_size=2, seed=3, vocab_size=262)
+    assignment = Assignment(config=config(one, shuffle_buffer=3), needs=needs)
+    batches = []
+    for reader in (None, WorkerReader(assignment, 1)):
+        stream = TokenStream(
+            open_training_data(assignment.config, needs).dataset,
+            global_batch_size=2,
+            micro_batch_size=2,
+            data_rank=0,
+            data_size=1,
+            end_of_document=None,
+            reader=reader,
+        )
+        batches.append([next(stream).tokens.tolist() for _ in range(4)])
+        stream.close()
+    assert batches[0] == batches[1]
 
 
 @pytest.fixture
