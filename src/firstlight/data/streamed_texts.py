@@ -100,7 +100,7 @@ class StreamedTexts:
         num_shards = self._stream.num_shards
         if start.shard >= num_shards:
             raise InputError(f"{self.name} has {num_shards} shards, but the saved position is in shard {start.shard}")
-        number = self._permuted(num_shards, start.epoch, 0)[start.shard] if self._shuffle else start.shard
+        number = self._permutation(num_shards, start.epoch, 0)(start.shard) if self._shuffle else start.shard
         part = self._stream.shard(num_shards=num_shards, index=number)
         if start.state is not None:
             part.load_state_dict(dict(start.state))
@@ -130,14 +130,17 @@ class StreamedTexts:
         return values
 
     def _order(self, epoch: int, block: int, size: int) -> list[int]:
-        return self._permuted(size, epoch, block + 1) if self._shuffle else list(range(size))
+        """Which document of a block comes first, second ..."""
+        if self._shuffle is None:
+            return list(range(size))
+        order: list[int] = self._permutation(size, epoch, block + 1).many(np.arange(size)).tolist()
+        return order
 
-    def _permuted(self, size: int, epoch: int, block: int) -> list[int]:
+    def _permutation(self, size: int, epoch: int, block: int) -> Permutation:
+        """Of the shards, `block` being 0, or of the documents of block `block` - 1."""
         assert self._shuffle is not None
         source = self._shuffle.source + block * _KEYS_OF_BLOCKS
-        permutation = Permutation(size, seed=self._shuffle.seed, epoch=epoch, source=source)
-        order: list[int] = permutation.many(np.arange(size)).tolist()
-        return order
+        return Permutation(size, seed=self._shuffle.seed, epoch=epoch, source=source)
 
     def _refuse_column(self, found: list[str]) -> None:
         names = ", ".join(map(repr, found))
