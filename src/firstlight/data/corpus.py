@@ -18,6 +18,7 @@ from firstlight.base.errors import InputError
 from firstlight.data.byte_source import COMPRESSED_SUFFIXES, inner_suffix
 from firstlight.data.document import CorpusFile, Document, Reader
 from firstlight.data.faults import BadDocumentError
+from firstlight.data.saved_folder import is_saved_folder, saved_files
 
 # fmt: off
 TEXT_SUFFIXES = (
@@ -165,7 +166,8 @@ def _pass_over(document: Document) -> None:
 
 def corpus_files(inputs: Sequence[Path], standard_input: Path | None = None) -> list[CorpusFile]:
     """The files of `inputs`: named ones as they are, folders with all text files in them, by path, hidden ones not,
-    patterns with what they match, by path. `-` is `standard_input`, a file with what came from there.
+    folders that `datasets` saved with the files that they name, patterns with what they match, by path. `-` is
+    `standard_input`, a file with what came from there.
 
     Raises InputError when one does not exist, a folder has no text file or a pattern matches nothing.
     """
@@ -248,6 +250,8 @@ def _is_text(name: str) -> bool:
 
 
 def _files_in(folder: Path) -> list[CorpusFile]:
+    if is_saved_folder(folder):
+        return [CorpusFile(path=file, name=file.name) for file in saved_files(folder)]
     names = [name for name in _names(folder) if _is_text(name)]
     if not names:
         raise InputError(
