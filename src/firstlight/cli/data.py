@@ -1,16 +1,20 @@
 """`firstlight tokenizer train` and `firstlight prepare`: text into tokens. Never imports torch."""
 
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from firstlight.base.errors import InputError
 from firstlight.base.world import available_cores
 from firstlight.data.corpus import Corpus, corpus_files, standard_library
 from firstlight.data.document import Reader
-from firstlight.data.prepare import PrepareRequest
-from firstlight.data.prepare import prepare as prepare_data
+from firstlight.data.mindrecord_output import SUFFIX, prepare_mindrecord
+from firstlight.data.prepare import PrepareRequest, PrepareSummary
+from firstlight.data.prepare import prepare as prepare_megatron
 from firstlight.data.set_builder import SetSummary
 from firstlight.data.tokenizer import train_tokenizer
 
@@ -35,6 +39,7 @@ class Format(StrEnum):
     JSONL = "jsonl"
     WIKITEXT = "wikitext"
     PARQUET = "parquet"
+    ARROW = "arrow"
 
 
 class Encoders(StrEnum):
@@ -67,14 +72,24 @@ class Dtype(StrEnum):
     INT32 = "int32"
 
 
+class OutputFormat(StrEnum):
+    """What is written."""
+
+    MEGATRON = "megatron"
+    MINDRECORD = "mindrecord"
+
+
+TokenizerOption = Annotated[
+    Path, typer.Option(help="A tokenizer.json, .tiktoken or .model file, or a folder with one.", show_default=False)
+]
 MoreInputs = Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="More of --input.")]
 Inputs = Annotated[
     list[Path] | None,
     typer.Option(
         "--input",
         metavar="PATH...",
-        help="Text, .jsonl or .parquet files, compressed or not, folders, 'quoted/*.txt' patterns, - for standard "
-        "input; several may follow. Without it: Python's own standard library.",
+        help="Text, .jsonl, .parquet or .arrow files, compressed or not, folders of them or saved by datasets, "
+        "'quoted/*.txt' patterns, - for standard input; several may follow. Without it: Python's own standard library.",
     ),
 ]
 DocumentsOption = Annotated[
@@ -96,7 +111,11 @@ RowsOption = Annotated[
 SequenceLength = Annotated[
     int | None, typer.Option(min=1, help="Rows have one token more than this.", show_default=False)
 ]
-JsonKey = Annotated[str, typer.Option(help="The key or column that holds the text in JSON lines or Parquet.")]
+OutputFormatOption = Annotated[
+    OutputFormat, typer.Option(help="Megatron's .bin and .idx, or MindSpore's .mindrecord with a column input_ids.")
+]
+Shards = Annotated[int | None, typer.Option(min=1, max=1000, help="MindRecord files in each set; default: one.")]
+JsonKey = Annotated[str, typer.Option(help="The key or column that holds the text in JSON lines, Parquet or Arrow.")]
 
 
 @tokenizer_app.command("train")
@@ -118,9 +137,10 @@ def train_tokenizer_verb(
 
 
 def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
-    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json, or a folder with one.", show_default=False)],
+    tokenizer: TokenizerOption,
     output_prefix: Annotated[
-        Path, typer.Option(help="Writes PREFIX_text_document.bin and .idx, PREFIX.json ...", show_default=False)
+        Path,
+        typer.Option(help="Writes PREFIX_text_document.bin and .idx (or .mindrecord), PREFIX.json", show_default=False),
     ],
     inputs: Inputs = None,
     more_inputs: MoreInputs = None,
@@ -145,8 +165,12 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
     sequence_length: SequenceLength = None,
     pad_token: Annotated[str | None, typer.Option(help="The token that fills rows up.", show_default=False)] = None,
     dtype: Annotated[Dtype, typer.Option(help="How ids are stored; auto: as Megatron does.")] = Dtype.AUTO,
+    resume: Annotated[bool, typer.Option(help="Go on where an earlier, killed run of the same had come to.")] = True,
+    output_format: OutputFormatOption = OutputFormat.MEGATRON,
+    shards: Shards = None,
 ) -> None:
-    """Turn text into a Megatron data set of token ids, and a held-out one."""
+    """Turn text into a Megatron or MindRecord data set of token ids, and a held-out one."""
+    prepare_data, suffix = _writer(output_format, shards)
     summary = prepare_data(
         PrepareRequest(
             inputs=tuple(_all(inputs, more_inputs)),
@@ -167,11 +191,25 @@ def prepare(  # noqa: PLR0913  (one argument for each flag of the verb)
             pad_token=pad_token,
             dtype=dtype.value,
             workers=workers or available_cores(),
+            resume=resume,
         )
     )
+    _say(summary, suffix)
+
+
+def _writer(output_format: OutputFormat, shards: int | None) -> tuple[Callable[[PrepareRequest], PrepareSummary], str]:
+    """What prepares, and what its files end in."""
+    if output_format is OutputFormat.MINDRECORD:
+        return partial(prepare_mindrecord, num_shards=shards or 1), SUFFIX
+    if shards is not None:
+        raise InputError("--shards is for --output-format mindrecord; a Megatron data set is always two files")
+    return prepare_megatron, ".bin"
+
+
+def _say(summary: PrepareSummary, suffix: str) -> None:
     for name, one in (("training", summary.training), ("held out", summary.held_out)):
         if one is not None:
-            typer.echo(f"{name}: {_describe(one)}")
+            typer.echo(f"{name}: {_describe(one, suffix)}")
     if summary.num_left_out:
         typer.echo(f"left out: {summary.num_left_out:,} documents that could not be read, named in {summary.metadata}")
     typer.echo(f"about them: {summary.metadata}")
@@ -181,8 +219,8 @@ def _all(inputs: list[Path] | None, more: list[Path] | None) -> list[Path]:
     return [*(inputs or []), *(more or [])]
 
 
-def _describe(one: SetSummary) -> str:
+def _describe(one: SetSummary, suffix: str) -> str:
     return (
-        f"{one.prefix}.bin: {one.documents:,} documents, {one.tokens:,} tokens, {one.bytes / 1e6:.1f} MB of text "
+        f"{one.prefix}{suffix}: {one.documents:,} documents, {one.tokens:,} tokens, {one.bytes / 1e6:.1f} MB of text "
         f"({one.bytes_per_token:.2f} bytes per token)"
     )

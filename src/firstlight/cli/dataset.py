@@ -52,7 +52,7 @@ def verify(
 @app.command()
 def decode(
     prefix: Annotated[Path, typer.Argument(metavar="PREFIX", help="A path without .bin and .idx.")],
-    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json, or a folder with one.", show_default=False)],
+    tokenizer: Annotated[Path, typer.Option(help="A tokenizer file, or a folder with one.", show_default=False)],
     document: Annotated[int, typer.Option(min=0, help="Its number, from 0.")] = 0,
 ) -> None:
     """Print the text of a document; an empty line stands between its sequences."""

@@ -1,7 +1,9 @@
 """Which files a corpus is made of, and which of its documents are held out."""
 
+import contextlib
 import glob
 import hashlib
+import itertools
 import os
 import shutil
 import sys
@@ -9,13 +11,14 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from firstlight.base.errors import InputError
 from firstlight.data.byte_source import COMPRESSED_SUFFIXES, inner_suffix
 from firstlight.data.document import CorpusFile, Document, Reader
 from firstlight.data.faults import BadDocumentError
+from firstlight.data.saved_folder import is_saved_folder, saved_files
 
 # fmt: off
 TEXT_SUFFIXES = (
@@ -28,6 +31,10 @@ TEXT_SUFFIXES = (
 """Files in folders that are read, compressed or not; a file that is named itself is read whatever it is called."""
 
 STANDARD_INPUT = Path("-")
+_KEPT = ".standard-input."
+
+MOST_SOURCES = 10_000
+"""Files that are noted one by one; the digest holds all."""
 
 # fmt: off
 _LEFT_OUT = (
@@ -38,15 +45,65 @@ _LEFT_OUT = (
 """Folders of the standard library: tests, old syntax, tables and what is not a part of it."""
 
 
-class Corpus:
-    """The documents of some files, in order. `num_read` and the digest follow the reading."""
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file that was read: its path, and size and SHA-256 of what was read of it."""
 
-    def __init__(self, files: Sequence[CorpusFile], reader: Reader | None = None) -> None:
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusPosition:
+    """A place between two documents, and what was noted of the files that end before it."""
+
+    file: int = 0
+    """Files that end before it."""
+    documents: int = 0
+    """Documents of the file in which it is that come before it, those that cannot be read included."""
+    num_bytes: int = 0
+    """Bytes of the files that end before it."""
+    digest: str = "00" * 32
+    """Their digest, as Corpus.sha256 has it."""
+    sources: Sequence[Source] = ()
+    """Those files, or the first of them."""
+
+
+class Corpus:
+    """The documents of some files, in order, from a place on. `position`, `num_read`, `sources` and the digest follow
+    the reading: between two documents, `position` is after the last one that was given."""
+
+    def __init__(
+        self, files: Sequence[CorpusFile], reader: Reader | None = None, position: CorpusPosition | None = None
+    ) -> None:
         self.files = tuple(files)
         self.num_bytes = sum(file.path.stat().st_size for file in self.files)
-        self.num_read = 0
-        self._digest = hashlib.sha256()
         self._reader = replace(reader or Reader(), on_bytes=self._count)
+        self._start = position or CorpusPosition()
+        self._file = self._start.file
+        self._num_documents = self._start.documents
+        self._num_finished = self._start.num_bytes
+        self._num_bytes = 0
+        self._file_digest = hashlib.sha256()
+        self._digest = bytes.fromhex(self._start.digest)
+        self._sources = list(self._start.sources)
+
+    @property
+    def num_read(self) -> int:
+        """Bytes read so far."""
+        return self._num_finished + self._num_bytes
+
+    @property
+    def position(self) -> CorpusPosition:
+        """Where the reading is."""
+        return CorpusPosition(
+            file=self._file,
+            documents=self._num_documents,
+            num_bytes=self._num_finished,
+            digest=self.sha256(),
+            sources=tuple(self._sources),
+        )
 
     def documents(self, on_fault: Callable[[BadDocumentError], None] | None = None) -> Iterator[Document]:
         """All documents, once; each must be read before the next is asked for.
@@ -54,13 +111,23 @@ class Corpus:
         With `on_fault`, a file that cannot be read any further is reported to it and the next one is begun.
         Raises InputError as `Reader`.
         """
-        for file in self.files:
+        num_passed_over = self._start.documents
+        for file in self.files[self._file :]:
             try:
-                yield from self._reader.documents(file)
+                documents = self._reader.documents(file)
+                for document in itertools.islice(documents, num_passed_over):
+                    if document.name == file.name:  # the whole file, which is read with the document
+                        _pass_over(document)
+                self._num_documents = num_passed_over
+                for document in documents:
+                    self._num_documents += 1
+                    yield document
             except BadDocumentError as fault:
                 if on_fault is None:
                     raise
                 on_fault(fault)
+            self._end_file(file)
+            num_passed_over = 0
 
     def texts(self) -> Iterator[str]:
         """The text of all documents, in pieces of at most 1 MiB: what a tokenizer is trained on."""
@@ -69,17 +136,38 @@ class Corpus:
                 yield from sequence
 
     def sha256(self) -> str:
-        """Hex digest of the bytes read so far, all files one after the other."""
-        return self._digest.hexdigest()
+        """Hex digest of the files read to their end: D(0) is 32 zeros, D(n) is SHA-256 of D(n - 1) and of the SHA-256
+        of file n. It can be continued from a position, and files can be hashed one by one."""
+        return self._digest.hex()
+
+    def _end_file(self, file: CorpusFile) -> None:
+        digest = self._file_digest.digest()
+        if len(self._sources) < MOST_SOURCES:
+            self._sources.append(Source(path=file.place, bytes=self._num_bytes, sha256=digest.hex()))
+        self._digest = hashlib.sha256(self._digest + digest).digest()
+        self._file += 1
+        self._num_documents = 0
+        self._num_finished += self._num_bytes
+        self._num_bytes = 0
+        self._file_digest = hashlib.sha256()
 
     def _count(self, raw: bytes) -> None:
-        self.num_read += len(raw)
-        self._digest.update(raw)
+        self._num_bytes += len(raw)
+        self._file_digest.update(raw)
+
+
+def _pass_over(document: Document) -> None:
+    """Read a document, good or bad, for the place of the next one."""
+    with contextlib.suppress(BadDocumentError):
+        for sequence in document.sequences:
+            for _ in sequence:
+                pass
 
 
 def corpus_files(inputs: Sequence[Path], standard_input: Path | None = None) -> list[CorpusFile]:
     """The files of `inputs`: named ones as they are, folders with all text files in them, by path, hidden ones not,
-    patterns with what they match, by path. `-` is `standard_input`, a file with what came from there.
+    folders that `datasets` saved with the files that they name, patterns with what they match, by path. `-` is
+    `standard_input`, a file with what came from there.
 
     Raises InputError when one does not exist, a folder has no text file or a pattern matches nothing.
     """
@@ -101,13 +189,20 @@ def corpus_files(inputs: Sequence[Path], standard_input: Path | None = None) -> 
 
 
 @contextmanager
-def kept_standard_input(folder: Path) -> Iterator[Path]:
-    """A file in `folder` with all of standard input, while the context lasts: a corpus may be read twice."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix="standard-input.", suffix=".partial", dir=folder) as file:
+def kept_standard_input(prefix: Path) -> Iterator[Path]:
+    """A file `<prefix>.standard-input.*` with all of standard input, while the context lasts: it may be read twice."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    beginning = f"{prefix.name}{_KEPT}"
+    with tempfile.NamedTemporaryFile(prefix=beginning, suffix=".partial", dir=prefix.parent) as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.flush()
         yield Path(file.name)
+
+
+def sweep_standard_input(prefix: Path) -> None:
+    """Remove what processes that were killed kept of their standard input at `prefix`."""
+    for path in prefix.parent.glob(f"{glob.escape(prefix.name)}{_KEPT}*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def standard_library(folder: Path | None = None) -> list[CorpusFile]:
@@ -155,6 +250,8 @@ def _is_text(name: str) -> bool:
 
 
 def _files_in(folder: Path) -> list[CorpusFile]:
+    if is_saved_folder(folder):
+        return [CorpusFile(path=file, name=file.name) for file in saved_files(folder)]
     names = [name for name in _names(folder) if _is_text(name)]
     if not names:
         raise InputError(

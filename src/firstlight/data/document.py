@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from firstlight.data import wikitext
+from firstlight.data.arrow import arrow_rows
 from firstlight.data.byte_source import inner_suffix, open_bytes
 from firstlight.data.faults import BadDocumentError, BrokenBytesError, broken
 from firstlight.data.json_text import texts_of_line
@@ -16,14 +17,16 @@ from firstlight.data.parquet import parquet_rows
 
 DocumentMode = Literal["file", "line", "blank-line", "article", "paragraph"]
 """What one document is: of a text file the first three, of a WikiText file the last two."""
-FileFormat = Literal["auto", "text", "jsonl", "wikitext", "parquet"]
+FileFormat = Literal["auto", "text", "jsonl", "wikitext", "parquet", "arrow"]
 """How a file is read; `auto` goes by its name."""
 WHOLE_SIZE = 1 << 20
 """Up to so many characters a document is one piece of text."""
 PIECE_SIZE = 1 << 17
 """Characters in each piece of a larger document: small, as a tokenizer needs hundreds of bytes for each."""
 
-_FORMATS: dict[str, FileFormat] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+_FORMATS: dict[str, FileFormat] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".arrow": "arrow"}
+_RowReader = Callable[[Path, str, str, Callable[[bytes], object]], Iterator[list[str] | BadDocumentError]]
+_ROW_READERS: dict[FileFormat, _RowReader] = {"parquet": parquet_rows, "arrow": arrow_rows}
 _UTF8 = "utf-8-sig"
 _Line = tuple[int, str, BadDocumentError | None]
 """Number from 1, text with its end, and what is wrong with it."""
@@ -73,8 +76,8 @@ class Reader:
         format_ = _FORMATS.get(inner_suffix(file.name), "text") if self.format == "auto" else self.format
         if format_ == "jsonl":
             return self._json_documents(file)
-        if format_ == "parquet":
-            return self._parquet_documents(file)
+        if format_ in _ROW_READERS:
+            return self._row_documents(file, _ROW_READERS[format_])
         if format_ == "wikitext":
             return self._wikitext_paragraphs(file) if self.mode == "paragraph" else self._wikitext_articles(file)
         if self.mode == "line":
@@ -162,17 +165,18 @@ class Reader:
         for number, line, fault in self._lines(file):
             if line.isspace() and fault is None:
                 continue
-            try:
-                if fault is not None:
-                    raise fault
-                texts = texts_of_line(line, self.json_key, f"{file.place}:{number}")
-                sequences: Iterable[Iterable[str]] = [cut([text]) for text in texts]
-            except BadDocumentError as error:
-                sequences = broken(error)
+            sequences = self._json_sequences(line, fault, f"{file.place}:{number}")
             yield Document(name=f"{file.name}:{number}", sequences=sequences)
 
-    def _parquet_documents(self, file: CorpusFile) -> Iterator[Document]:
-        for number, row in enumerate(parquet_rows(file.path, file.place, self.json_key, self.on_bytes), start=1):
+    def _json_sequences(self, line: str, fault: BadDocumentError | None, place: str) -> Iterator[Iterable[str]]:
+        """Parsed when they are asked for: documents that are passed over need not be."""
+        if fault is not None:
+            raise fault
+        for text in texts_of_line(line, self.json_key, place):
+            yield cut([text])
+
+    def _row_documents(self, file: CorpusFile, read: _RowReader) -> Iterator[Document]:
+        for number, row in enumerate(read(file.path, file.place, self.json_key, self.on_bytes), start=1):
             sequences = broken(row) if isinstance(row, BadDocumentError) else [cut([text]) for text in row]
             yield Document(name=f"{file.name}:{number}", sequences=sequences)
 

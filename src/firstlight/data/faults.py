@@ -20,9 +20,9 @@ class BrokenBytesError(Exception):
 class Omissions:
     """The documents that were left out: all are counted, the first of them named."""
 
-    def __init__(self) -> None:
-        self.num_documents = 0
-        self.messages: list[str] = []
+    def __init__(self, num_documents: int = 0, messages: Iterable[str] = ()) -> None:
+        self.num_documents = num_documents
+        self.messages = list(messages)
 
     def add(self, fault: BadDocumentError) -> None:
         """Count one; the first few are logged, the first ten thousand kept."""

@@ -18,13 +18,16 @@ def bytes_per_token(prefix: Path) -> float | None:
         return None
 
 
-def file_marks(prefix: Path) -> dict[str, dict[str, Any]]:
-    """Size and hex SHA-256 of `<prefix>.bin` and `.idx`, as the metadata holds them; reads both files."""
+def file_marks(prefix: Path, ending: str = "") -> dict[str, dict[str, Any]]:
+    """Size and hex SHA-256 of `<prefix>.bin` and `.idx`, as the metadata holds them; reads both files.
+
+    `ending` is what their names still have behind that.
+    """
     marks = {}
     for path in (bin_path(prefix), idx_path(prefix)):
-        with path.open("rb") as file:
+        with Path(f"{path}{ending}").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        marks[path.suffix] = {"bytes": path.stat().st_size, "sha256": digest}
+            marks[path.suffix] = {"bytes": file.seek(0, 2), "sha256": digest}
     return marks
 
 

@@ -1,8 +1,9 @@
 """Texts from Parquet files, with pyarrow where it is installed."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from firstlight.base.errors import InputError
 from firstlight.data.byte_source import open_bytes
@@ -21,34 +22,49 @@ def parquet_rows(
     `on_bytes` sees the whole file before the first row. Raises InputError when pyarrow or the column is missing,
     BadDocumentError when the file is not Parquet or damaged.
     """
-    try:
-        pyarrow = importlib.import_module("pyarrow")  # an optional package
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise InputError(f"{place} is read with the package pyarrow, which is missing: pip install pyarrow") from None
-    with open_bytes(path, on_bytes) as handle:
-        while handle.read(_CHUNK):
-            pass
+    pyarrow = import_pyarrow(place, "pyarrow")
+    parquet = import_pyarrow(place, "pyarrow.parquet")
+    show_all_bytes(path, on_bytes)
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                raise InputError(
-                    f'{place} has no column "{column}" but {", ".join(map(repr, file.schema_arrow.names))}; '
-                    "name one with --json-key"
-                )
+            require_column(file.schema_arrow.names, column, place)
             for batch in file.iter_batches(batch_size=_ROWS, columns=[column]):
                 for value in batch.column(0):
                     number += 1
-                    yield _texts(value, column, f"{place}:{number}")
+                    yield texts_of_value(value, column, f"{place}:{number}")
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise BadDocumentError(f"{place}:{number + 1}: not a readable row of Parquet: {reason}") from None
 
 
-def _texts(value: object, column: str, place: str) -> list[str] | BadDocumentError:
+def import_pyarrow(place: str, module: str) -> Any:
+    """pyarrow, or a part of it. Raises InputError, saying what it is needed for, when it is not installed."""
     try:
-        return checked_texts(value.as_py(), column, place)  # type: ignore[attr-defined]
+        return importlib.import_module(module)  # an optional package
+    except ImportError:
+        raise InputError(f"{place} is read with the package pyarrow, which is missing: pip install pyarrow") from None
+
+
+def show_all_bytes(path: Path, on_bytes: Callable[[bytes], object]) -> None:
+    """Let `on_bytes` see a file that pyarrow will read."""
+    with open_bytes(path, on_bytes) as handle:
+        while handle.read(_CHUNK):
+            pass
+
+
+def require_column(names: Sequence[str], column: str, place: str) -> None:
+    """Raise InputError when there is no such column."""
+    if column not in names:
+        raise InputError(
+            f'{place} has no column "{column}" but {", ".join(map(repr, names))}; name one with --json-key'
+        )
+
+
+def texts_of_value(value: Any, column: str, place: str) -> list[str] | BadDocumentError:
+    """The text or texts of a pyarrow scalar, or what is wrong with it."""
+    try:
+        return checked_texts(value.as_py(), column, place)
     except BadDocumentError as fault:
         return fault
     except UnicodeDecodeError as error:

@@ -12,28 +12,36 @@ SUFFIX = ".partial"
 class PartialFile:
     """Written as `<path>.partial`; `finish` puts it on disk, `publish` gives it its name, `discard` removes it.
 
-    Its folder is made. Raises InputError when it cannot be written.
+    Its folder is made. With `kept_size`, goes on after so many bytes of a partial file that is there already.
+    Raises InputError when it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kept_size: int | None = None) -> None:
         self.path = path
         self._partial = Path(f"{path}{SUFFIX}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file: BinaryIO = open(self._partial, "wb")  # noqa: SIM115  # closed by finish or discard
+            mode = "wb" if kept_size is None else "r+b"
+            self.file: BinaryIO = open(self._partial, mode)  # type: ignore[assignment]  # noqa: SIM115  # closed by finish or discard
+            if kept_size is not None:
+                self.file.truncate(kept_size)
+                self.file.seek(kept_size)
         except OSError as error:
             raise InputError(f"{path} cannot be written: {error.strerror}; choose another place for it") from None
 
-    def finish(self) -> None:
-        """Flush to the disk and close. The file still has its partial name."""
+    def flush(self) -> None:
+        """Put what was written so far on disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
+
+    def finish(self) -> None:
+        """Flush to the disk and close. The file still has its partial name."""
+        self.flush()
         self.file.close()
 
     def publish(self) -> None:
         """Give the finished file its name, in place of any older file."""
-        os.replace(self._partial, self.path)
-        _sync_folder(self.path.parent)
+        publish_partial(self.path)
 
     def discard(self) -> None:
         """Close and remove what was written; a file that was published stays."""
@@ -41,15 +49,27 @@ class PartialFile:
         self._partial.unlink(missing_ok=True)
 
 
+def publish_partial(path: Path) -> None:
+    """Give the finished file `<path>.partial` its name. Raises FileNotFoundError when it is not there."""
+    os.replace(f"{path}{SUFFIX}", path)
+    _sync_folder(path.parent)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path`: afterwards either the old file or the whole new one is there."""
+    write_partial(path, content)
+    publish_partial(path)
+
+
+def write_partial(path: Path, content: bytes) -> None:
+    """Write `content` to disk as `<path>.partial`, which is removed if that fails."""
     partial = PartialFile(path)
     try:
         partial.file.write(content)
         partial.finish()
-        partial.publish()
-    finally:
+    except BaseException:
         partial.discard()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

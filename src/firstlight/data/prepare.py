@@ -3,9 +3,10 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,28 +16,31 @@ from tokenizers import Tokenizer
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
 from firstlight.base.world import set_variables
+from firstlight.data.batch import Batch, Batches
+from firstlight.data.conveyor import Behind, ahead
 from firstlight.data.corpus import (
     STANDARD_INPUT,
     Corpus,
+    CorpusPosition,
     corpus_files,
-    is_held_out,
     kept_standard_input,
     standard_library,
+    sweep_standard_input,
 )
-from firstlight.data.document import CorpusFile, Document, DocumentMode, FileFormat, Reader
-from firstlight.data.encoder import Choice, Encoder, EncoderChoice, EncodersDifferError, choose_encoder
-from firstlight.data.faults import BadDocumentError, Omissions
+from firstlight.data.document import CorpusFile, DocumentMode, FileFormat, Reader
+from firstlight.data.encoder import Choice, Encoder, EncoderChoice, EncodersDifferError, Ids, choose_encoder
+from firstlight.data.faults import Omissions
+from firstlight.data.histogram import histogram_facts, histogram_file
 from firstlight.data.indexed import best_dtype
-from firstlight.data.indexed_writer import IndexedWriter
+from firstlight.data.indexed_writer import INTERRUPTIONS
+from firstlight.data.journal import Journal, JournalKey, Progress
 from firstlight.data.metadata import file_marks
-from firstlight.data.partial_file import write_whole
+from firstlight.data.partial_file import SUFFIX, write_partial
 from firstlight.data.progress import shown_progress
-from firstlight.data.rows import RowKind, RowWriter
-from firstlight.data.set_builder import Edges, Piece, SetBuilder, SetSummary
+from firstlight.data.rows import RowKind
+from firstlight.data.set_builder import Edges, SetSummary
+from firstlight.data.set_files import SET_SUFFIXES, RowShape, SetFiles, SetFormat, SetState
 from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, token_id, tokenizer_file, vocabulary_size
-
-_BATCH_CHARACTERS = 1 << 21
-_BATCH_PIECES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,10 @@ class PrepareRequest:
     pad_token: str | None = None
     dtype: Literal["auto", "uint16", "int32"] = "auto"
     workers: int | None = None
+    resume: bool = True
+    """Whether to go on where an earlier run of the same, that was killed, had come to."""
+    journal_seconds: float = 10.0
+    """How often to note how far it is."""
 
     @property
     def document_mode(self) -> DocumentMode:
@@ -101,7 +109,9 @@ def prepare(request: PrepareRequest) -> PrepareSummary:
 
     Whole documents are held out, by their names. The files depend on text and tokenizer only, not on the number of
     threads or the encoder, and appear when all is well. Documents above 2**20 characters are encoded in pieces cut at
-    line ends. Raises InputError when there is no text, a set would have none, or a file or document cannot be read.
+    line ends. A run that was killed, started again with the same request and input, goes on where it was and gives the
+    same files; not one of standard input. Raises InputError when there is no text, a set would have none, or a file or
+    document cannot be read.
     """
     _require_sense(request)
     if request.workers is not None:
@@ -109,24 +119,34 @@ def prepare(request: PrepareRequest) -> PrepareSummary:
     tokenizer = load_tokenizer(request.tokenizer)
     tokenizer.encode_special_tokens = not request.parse_special_tokens
     plan = _plan(request, tokenizer)
+    choice = choose_encoder(tokenizer, request.encoder)
+    sweep_standard_input(request.output_prefix)
     with ExitStack() as stack:
         kept = None
         if STANDARD_INPUT in request.inputs:
-            kept = stack.enter_context(kept_standard_input(request.output_prefix.parent))
+            get_logger().info("standard input cannot be read twice: a run that is stopped cannot be continued")
+            kept = stack.enter_context(kept_standard_input(request.output_prefix))
         files = corpus_files(request.inputs, kept) if request.inputs else standard_library()
-        written = _write_with(choose_encoder(tokenizer, request.encoder), files, request, plan)
-    summary = PrepareSummary(
-        training=written.sets[0],
-        held_out=written.sets[1] if len(written.sets) > 1 else None,
+        journal = Journal(request.output_prefix, _key(request, plan, choice, files))
+        progress = journal.read() if request.resume and kept is None else None
+        if progress is None:
+            journal.sweep()
+        else:
+            get_logger().info("going on after %s", progress.place)
+        if progress is None or not progress.files:
+            job = _Job(request=request, plan=plan, tokenizer=tokenizer, files=files, journal=journal)
+            progress = _write_with(choice, job, progress)
+        journal.publish(progress.files)
+    sets = [one.summary for one in progress.sets]
+    return PrepareSummary(
+        training=sets[0],
+        held_out=sets[1] if len(sets) > 1 else None,
         metadata=Path(f"{request.output_prefix}.json"),
         vocabulary_size=plan.vocabulary_size,
         eod_id=plan.edges.end_id,
-        encoder=written.encoder.name,
-        num_left_out=written.omissions.num_documents,
+        encoder=progress.encoder,
+        num_left_out=progress.num_left_out,
     )
-    content = json.dumps(_metadata(summary, request, written, tokenizer), indent=2, ensure_ascii=False)
-    write_whole(summary.metadata, f"{content}\n".encode())
-    return summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +154,19 @@ class _Plan:
     """What follows from the request and its tokenizer."""
 
     vocabulary_size: int
-    dtype: np.dtype[Any]
     edges: Edges
-    pad_id: int | None
+    sets: SetFormat
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is to be done, and the journal of it."""
+
+    request: PrepareRequest
+    plan: _Plan
+    tokenizer: Tokenizer
+    files: list[CorpusFile]
+    journal: Journal
 
 
 @dataclass(kw_only=True)
@@ -145,9 +175,21 @@ class _Written:
 
     corpus: Corpus
     encoder: Encoder
-    omissions: Omissions = field(default_factory=Omissions)
-    sets: Sequence[SetSummary] = ()
-    reason: str | None = None
+    reason: str | None
+    omissions: Omissions
+    files: SetFiles
+
+    def progress(self, position: CorpusPosition, sets: Sequence[SetState], files: Sequence[Path] = ()) -> Progress:
+        """What the journal is to say."""
+        return Progress(
+            encoder=self.encoder.name,
+            reason=self.reason,
+            position=position,
+            num_left_out=self.omissions.num_documents,
+            messages=tuple(self.omissions.messages),
+            sets=sets,
+            files=[str(path) for path in files],
+        )
 
 
 def _require_sense(request: PrepareRequest) -> None:
@@ -173,96 +215,125 @@ def _plan(request: PrepareRequest, tokenizer: Tokenizer) -> _Plan:
         raise InputError(f"--dtype {request.dtype} cannot hold the {size} ids of {request.tokenizer}; use --dtype auto")
     path = request.tokenizer
     begin, pad = request.bos_token, request.pad_token
+    edges = Edges(
+        begin_id=None if begin is None else token_id(tokenizer, path, begin, "--bos-token"),
+        end_id=end_of_document_id(tokenizer, path, request.eod_token) if request.append_eod else None,
+    )
+    pad_id = None if pad is None else token_id(tokenizer, path, pad, "--pad-token")
+    rows = None
+    if request.rows is not None and request.sequence_length is not None:
+        rows = RowShape(kind=request.rows, length=request.sequence_length + 1, pad_id=pad_id)
     return _Plan(
         vocabulary_size=size,
-        dtype=dtype,
-        edges=Edges(
-            begin_id=None if begin is None else token_id(tokenizer, path, begin, "--bos-token"),
-            end_id=end_of_document_id(tokenizer, path, request.eod_token) if request.append_eod else None,
-        ),
-        pad_id=None if pad is None else token_id(tokenizer, path, pad, "--pad-token"),
+        edges=edges,
+        sets=SetFormat(dtype=dtype, vocabulary_size=size, edges=edges, rows=rows),
     )
 
 
-def _write_with(choice: Choice, files: list[CorpusFile], request: PrepareRequest, plan: _Plan) -> _Written:
-    """Write the sets; if the fast encoder is found to differ on the way, once more from the start with the other."""
-    reason = choice.reason
+def _key(request: PrepareRequest, plan: _Plan, choice: Choice, files: Sequence[CorpusFile]) -> JournalKey:
+    told = {
+        name: value for name, value in vars(request).items() if name not in ("workers", "resume", "journal_seconds")
+    }
+    facts = [file.path.stat() for file in files]
+    encoders = [f"{one.name} {one.version}" for one in (choice.encoder, choice.fallback) if one is not None]
+    inputs = [
+        (str(file.path.absolute()), file.name, fact.st_size, fact.st_mtime_ns)
+        for file, fact in zip(files, facts, strict=True)
+    ]
+    request_facts = [repr(sorted(told.items())), repr(plan), _tokenizer_digest(request), encoders]
+    return JournalKey(request=_digest(request_facts), inputs=_digest(inputs))
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _tokenizer_digest(request: PrepareRequest) -> str:
+    return hashlib.sha256(tokenizer_file(request.tokenizer).read_bytes()).hexdigest()
+
+
+def _write_with(choice: Choice, job: _Job, done: Progress | None) -> Progress:
+    """Write the sets; if the fast encoder is found to differ on the way, once more from the start with the other.
+
+    Returns what is left to do: to publish the files.
+    """
+    reason = choice.reason or (done.reason if done else None)
     if reason is not None:
         get_logger().info("encoding with tokenizers: %s", reason)
     elif choice.fallback is not None:
         try:
-            return _write(choice.encoder, files, request, plan)
+            return _write(choice.encoder, job, done)
         except EncodersDifferError as difference:
-            if request.encoder == "gigatoken":
+            if job.request.encoder == "gigatoken":
                 raise InputError(f"{difference}; use --encoder auto or --encoder tokenizers") from None
             reason = str(difference)
+            done = None
             get_logger().warning("encoding again from the start with tokenizers: %s", reason)
-    written = _write(choice.fallback or choice.encoder, files, request, plan)
-    written.reason = reason
-    return written
+    return _write(choice.fallback or choice.encoder, job, done, reason)
 
 
-def _write(encoder: Encoder, files: list[CorpusFile], request: PrepareRequest, plan: _Plan) -> _Written:
+def _write(encoder: Encoder, job: _Job, done: Progress | None, reason: str | None = None) -> Progress:
+    request, plan = job.request, job.plan
     reader = Reader(mode=request.document_mode, format=request.format, json_key=request.json_key)
-    written = _Written(corpus=Corpus(files, reader), encoder=encoder)
-    omissions = written.omissions if request.on_error == "skip" else None
-    names = ["_text_document", "_heldout_text_document"][: 1 + (request.held_out_fraction > 0)]
-    with ExitStack() as stack:
-        prefixes = [Path(f"{request.output_prefix}{name}") for name in names]
-        writers = [stack.enter_context(IndexedWriter(prefix, plan.dtype)) for prefix in prefixes]
-        builders = [SetBuilder(_in_rows(writer, request, plan), plan.edges) for writer in writers]
-        advance = stack.enter_context(shown_progress("tokenizing", written.corpus.num_bytes))
-        documents = written.corpus.documents(None if omissions is None else omissions.add)
-        for batch in _batches(_pieces(documents, request.held_out_fraction, omissions)):
-            for piece, ids in zip(batch, encoder.encode([piece.text for piece in batch]), strict=True):
-                builders[piece.is_held_out].add(piece, ids)
-            advance(num_bytes=written.corpus.num_read, num_tokens=sum(writer.num_tokens for writer in writers))
-        written.sets = [builder.summary for builder in builders]
-        _require_text(written.sets, request.held_out_fraction)
-    return written
+    suffixes = SET_SUFFIXES[: 1 + (request.held_out_fraction > 0)]
+    prefixes = [Path(f"{request.output_prefix}{suffix}") for suffix in suffixes]
+    written = _Written(
+        corpus=Corpus(job.files, reader, done.position if done else None),
+        encoder=encoder,
+        reason=reason,
+        omissions=Omissions(done.num_left_out, done.messages) if done else Omissions(),
+        files=SetFiles(prefixes, plan.sets, done.sets if done else ()),
+    )
+    try:
+        with written.files:
+            _encode(written, job)
+            _require_text(written.files.summaries, request.held_out_fraction)
+            return _finish(written, job)
+    except INTERRUPTIONS:
+        raise  # nothing is wrong with what was done so far
+    except BaseException:
+        job.journal.sweep()
+        raise
 
 
-def _in_rows(writer: IndexedWriter, request: PrepareRequest, plan: _Plan) -> IndexedWriter | RowWriter:
-    if request.rows is None or request.sequence_length is None:
-        return writer
-    return RowWriter(writer, request.rows, request.sequence_length + 1, plan.pad_id)
+def _encode(written: _Written, job: _Job) -> None:
+    """All documents into the sets: read by a thread ahead of the encoder, and written by one behind it."""
+    corpus = written.corpus
+    batches = Batches(corpus, job.request.held_out_fraction, skips_faults=job.request.on_error == "skip")
+    with shown_progress(
+        "tokenizing", corpus.num_bytes, bytes_before=corpus.num_read, tokens_before=written.files.num_tokens
+    ) as advance:
+        saved_at = time.monotonic()
+
+        def write(encoded: tuple[Batch, list[Ids]]) -> None:
+            nonlocal saved_at
+            batch, ids = encoded
+            written.files.add(batch.pieces, ids)
+            for fault in batch.faults:
+                written.omissions.add(fault)
+            advance(num_bytes=batch.num_read, num_tokens=written.files.num_tokens)
+            if batch.position is not None and time.monotonic() - saved_at >= job.request.journal_seconds:
+                job.journal.write(written.progress(batch.position, written.files.save()))
+                saved_at = time.monotonic()
+
+        with Behind(write) as behind:
+            for batch in ahead(iter(batches)):
+                behind.give((batch, written.encoder.encode([piece.text for piece in batch.pieces])))
 
 
-def _pieces(documents: Iterable[Document], held_out_fraction: float, omissions: Omissions | None) -> Iterator[Piece]:
-    """The pieces of all documents. With `omissions`, documents that cannot be read go there and are dropped."""
-    for document in documents:
-        is_out = is_held_out(document.name, held_out_fraction)
-        try:
-            yield from _pieces_of(document, is_held_out=is_out)
-        except BadDocumentError as fault:
-            if omissions is None:
-                raise
-            omissions.add(fault)
-            yield Piece(text="", is_held_out=is_out, drops_document=True)
-
-
-def _pieces_of(document: Document, *, is_held_out: bool) -> Iterator[Piece]:
-    """The last piece ends the document; one without any text has a piece without text."""
-    text, starts = "", True
-    for sequence in document.sequences:
-        for number, following in enumerate(sequence):
-            if text:
-                yield Piece(text=text, is_held_out=is_held_out, starts_sequence=starts)
-            text, starts = following, number == 0
-    yield Piece(text=text, is_held_out=is_held_out, starts_sequence=starts, ends_document=True)
-
-
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= _BATCH_CHARACTERS or len(batch) >= _BATCH_PIECES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _finish(written: _Written, job: _Job) -> Progress:
+    """Put all files and what is to be said about them on disk; only their names are left to be given."""
+    prefix = job.request.output_prefix
+    files = [file.path for file in written.files.finish()]
+    for suffix, content in (
+        (".histogram.npy", histogram_file(written.files.counts)),
+        (".json", _metadata(written, job)),
+    ):
+        files.append(Path(f"{prefix}{suffix}"))
+        write_partial(files[-1], content)
+    progress = written.progress(written.corpus.position, written.files.states, files)
+    job.journal.write(progress)
+    return progress
 
 
 def _require_text(summaries: Sequence[SetSummary], held_out_fraction: float) -> None:
@@ -280,40 +351,45 @@ def _require_text(summaries: Sequence[SetSummary], held_out_fraction: float) -> 
             raise InputError(f"{summary.tokens_left_out} tokens {which} do not fill one row; use shorter rows")
 
 
-def _metadata(
-    summary: PrepareSummary, request: PrepareRequest, written: _Written, tokenizer: Tokenizer
-) -> dict[str, Any]:
-    corpus = written.corpus
+def _metadata(written: _Written, job: _Job) -> bytes:
+    corpus, request, tokenizer, plan = written.corpus, job.request, job.tokenizer, job.plan
+    position = corpus.position
     inputs: dict[str, Any] = {"files": len(corpus.files), "bytes": corpus.num_read, "sha256": corpus.sha256()}
     if not request.inputs:
         inputs["corpus"] = "the source of the Python standard library"
         inputs["python"] = platform.python_version()
-    sets = {"training": summary.training, "held_out": summary.held_out}
-    eod_token = None if summary.eod_id is None else tokenizer.id_to_token(summary.eod_id)
+    inputs["sources"] = [asdict(source) for source in position.sources]
+    inputs["sources_not_listed"] = len(corpus.files) - len(position.sources)
+    end_id = plan.edges.end_id
     encoder = {"name": written.encoder.name, "version": written.encoder.version}
-    return {
-        "sets": {name: _described(one) for name, one in sets.items() if one is not None},
+    facts = {
+        "sets": {
+            name: _described(one) for name, one in zip(("training", "held_out"), written.files.summaries, strict=False)
+        },
         "held_out_fraction": request.held_out_fraction,
         "format": request.format,
         "documents": request.document_mode,
         "rows": None if request.rows is None else {"kind": request.rows, "sequence_length": request.sequence_length},
         "tokenizer": {
-            "sha256": hashlib.sha256(tokenizer_file(request.tokenizer).read_bytes()).hexdigest(),
-            "vocabulary_size": summary.vocabulary_size,
+            "sha256": _tokenizer_digest(request),
+            "vocabulary_size": plan.vocabulary_size,
             "bos_token": request.bos_token,
-            "eod_id": summary.eod_id,
-            "eod_token": eod_token,
+            "eod_id": end_id,
+            "eod_token": None if end_id is None else tokenizer.id_to_token(end_id),
             "parse_special_tokens": request.parse_special_tokens,
         },
         "encoder": encoder if written.reason is None else encoder | {"reason": written.reason},
+        "tokens": histogram_facts(written.files.counts, lambda id_: tokenizer.decode([id_], skip_special_tokens=False)),
         "inputs": inputs,
         "left_out": {"documents": written.omissions.num_documents, "messages": written.omissions.messages},
     }
+    # Names of files may hold bytes that are no text.
+    return f"{json.dumps(facts, indent=2, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
 
 
 def _described(one: SetSummary) -> dict[str, Any]:
     facts = asdict(one) | {"prefix": Path(one.prefix).name, "bytes_per_token": one.bytes_per_token}
-    facts["files"] = file_marks(Path(one.prefix))
+    facts["files"] = file_marks(Path(one.prefix), SUFFIX)
     if one.rows is None:
         for name in ("rows", "tokens_left_out", "documents_cut"):
             del facts[name]

@@ -1,5 +1,7 @@
 """Documents into rows of one length, as MindFormers' wikitext_to_bin.py cuts them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +13,17 @@ RowKind = Literal["stitch", "pad"]
 """Documents one after the other and cut, or each one cut or filled up."""
 
 Tokens = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowState:
+    """What rows that go on later begin with."""
+
+    num_rows: int
+    num_tokens_left_out: int
+    num_documents_cut: int
+    rest: Sequence[int]
+    """Tokens that are in no row yet."""
 
 
 class RowWriter:
@@ -64,6 +77,22 @@ class RowWriter:
             self._row(tokens[start : start + self._length])
         self._rest = tokens[num_whole:]
         self.num_tokens_left_out = len(self._rest)
+
+    def state(self) -> RowState:
+        """What is needed, beside the state of the writer beneath, to go on from the end of this document."""
+        return RowState(
+            num_rows=self.num_rows,
+            num_tokens_left_out=self.num_tokens_left_out,
+            num_documents_cut=self.num_documents_cut,
+            rest=self._rest.tolist(),
+        )
+
+    def restore(self, state: RowState) -> None:
+        """Go on from there."""
+        self.num_rows = state.num_rows
+        self.num_tokens_left_out = state.num_tokens_left_out
+        self.num_documents_cut = state.num_documents_cut
+        self._rest = np.array(state.rest, self.dtype)
 
     def drop_document(self) -> None:
         """Forget the tokens of the document."""

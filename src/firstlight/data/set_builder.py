@@ -55,8 +55,8 @@ class SetBuilder:
     def __init__(self, writer: IndexedWriter | RowWriter, edges: Edges) -> None:
         self.summary = SetSummary(prefix=str(writer.prefix))
         self._writer = writer
-        self._begin = None if edges.begin_id is None else np.array([edges.begin_id], writer.dtype)
-        self._end = None if edges.end_id is None else np.array([edges.end_id], writer.dtype)
+        self._begin = None if edges.begin_id is None else np.array([edges.begin_id], np.uint32)
+        self._end = None if edges.end_id is None else np.array([edges.end_id], np.uint32)
         self._has_text = False
         self._num_bytes = 0
 
@@ -72,7 +72,7 @@ class SetBuilder:
                 self._writer.end_sequence()
             if not self._has_text and self._begin is not None:
                 self._writer.add(self._begin)
-            self._writer.add(ids.astype(self._writer.dtype))  # the dtype was chosen for the vocabulary
+            self._writer.add(ids)
             self._has_text = True
             self._num_bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
         if piece.ends_document:

@@ -9,7 +9,7 @@ import numpy as np
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
-from firstlight.config.data import MegatronSource, MindRecordSource, MockSource, TrainData
+from firstlight.config.data import HuggingFaceSource, MegatronSource, MindRecordSource, MockSource, TrainData
 from firstlight.data.contiguous import ContiguousDataset, ContiguousTokens
 from firstlight.data.epochs import Epochs
 from firstlight.data.fingerprint import fingerprint, fingerprint_of_files
@@ -22,6 +22,7 @@ from firstlight.data.packed_dataset import PackedDataset
 from firstlight.data.samples import Dataset
 from firstlight.data.sequential_dataset import SequentialDataset, require_one_sample
 from firstlight.data.split import parse_split, split_bounds
+from firstlight.data.streamed_source import StreamedSource
 from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, vocabulary_size
 
 
@@ -63,8 +64,8 @@ def open_source(around: Surroundings, number: int) -> OpenedSource:
             return _open_mindrecord(around, source, number)
         case MockSource():
             return _open_mock(around)
-        case source:
-            raise InputError(f"data.train.sources.{number}.kind = {source.kind} is not available yet")
+        case HuggingFaceSource() as source:
+            return _open_streamed(around, source, number)
 
 
 def open_indexed(prefix: Path) -> IndexedDataset:
@@ -188,6 +189,29 @@ def _open_mindrecord(around: Surroundings, source: MindRecordSource, number: int
         fingerprint=fingerprint_of_files(dataset.files),
         num_tokens=len(dataset) * train.sequence_length,
         samples_per_epoch=len(dataset),
+        build=build,
+    )
+
+
+def _open_streamed(around: Surroundings, source: HuggingFaceSource, number: int) -> OpenedSource:
+    """Text in its own order, whatever `order` says; how much there is, is not known."""
+    train = around.train
+    if source.weight is None and len(train.sources) > 1:
+        raise InputError(
+            f"data.train.sources.{number}.weight = null means as many samples as {source.path} has, which is not known "
+            "before it was read; give every source a weight"
+        )
+    streamed = StreamedSource(source=source, number=number, tokenizer=around.tokenizer, seed=around.seed)
+    texts = streamed.texts()
+
+    def build(num_samples: int) -> Dataset:
+        return streamed.build(texts, num_samples, train.sequence_length)
+
+    return OpenedSource(
+        name=streamed.name,
+        fingerprint=streamed.fingerprint(),
+        num_tokens=None,
+        samples_per_epoch=None,
         build=build,
     )
 

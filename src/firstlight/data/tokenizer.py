@@ -1,4 +1,4 @@
-"""Hugging Face `tokenizers`: loading one, asking it a few things, and training one."""
+"""Tokenizers of the `tokenizers` library: loading one, asking it a few things, and training one."""
 
 import json
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from firstlight.base.errors import InputError
+from firstlight.data import sentencepiece_model, tiktoken_file
 
 END_OF_DOCUMENT = "<|endoftext|>"
 PADDING = "<|pad|>"
@@ -15,6 +16,11 @@ SMALLEST_VOCABULARY = 258
 
 _FILE = "tokenizer.json"
 _CONFIG_FILE = "tokenizer_config.json"
+OTHER_LIBRARIES = {
+    tiktoken_file.SUFFIX: tiktoken_file.load_tiktoken,
+    sentencepiece_model.SUFFIX: sentencepiece_model.load_sentencepiece,
+}
+"""What loads the files of other libraries, by their suffix."""
 _WELL_KNOWN_ENDS = (END_OF_DOCUMENT, "<｜end▁of▁sentence｜>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
 _WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -24,19 +30,37 @@ _WORD_PATTERN = (
 
 
 def tokenizer_file(path: Path) -> Path:
-    """The tokenizer.json that `path` is, or that lies in the folder `path`. Raises InputError if there is none."""
-    file = path / _FILE if path.is_dir() else path
+    """The tokenizer file that `path` is, or that lies in the folder `path`: a tokenizer.json, else the only other one.
+
+    Raises InputError if there is none.
+    """
+    file = path
+    if path.is_dir():
+        others = sorted(one for suffix in OTHER_LIBRARIES for one in path.glob(f"*{suffix}"))
+        file = others[0] if len(others) == 1 and not (path / _FILE).is_file() else path / _FILE
     if not file.is_file():
-        raise InputError(f"there is no tokenizer in {path}; name a {_FILE} or a folder with one")
+        raise InputError(
+            f"there is no tokenizer in {path}; name a {_FILE} or a folder with one, or a file of "
+            f"{' or '.join(OTHER_LIBRARIES)}"
+        )
     return file
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json or of a folder with one; it neither truncates nor pads.
+def tokenizer_files(path: Path) -> list[Path]:
+    """The tokenizer file and, where there is one, the file that says how it is to be read."""
+    file = tokenizer_file(path)
+    beside = tiktoken_file.words_file(file)
+    return [file, beside] if file.suffix == tiktoken_file.SUFFIX and beside.is_file() else [file]
 
-    Raises InputError when the file is missing or is not a tokenizer.
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, .tiktoken or .model file, or of a folder with one; it never truncates or pads.
+
+    Raises InputError when the file is missing or is not a tokenizer, or would not give the ids of its own library.
     """
     file = tokenizer_file(path)
+    if file.suffix in OTHER_LIBRARIES:
+        return OTHER_LIBRARIES[file.suffix](file)
     try:
         tokenizer = Tokenizer.from_buffer(file.read_bytes())
     except ValueError as error:

@@ -14,6 +14,7 @@ from firstlight.base.errors import InputError
 from firstlight.checkpoint.files import replace_durably
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
+from firstlight.data.tokenizer import OTHER_LIBRARIES, load_tokenizer, tokenizer_file
 
 _FREE_SECTIONS = ("parallelism", "recompute", "checkpoint", "resilience", "monitor")
 """Sections that may change when a run goes on: they say how it is computed and watched, not what."""
@@ -76,7 +77,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write(self.configuration, dump(config))
             if config.data.tokenizer != self.tokenizer:
-                shutil.copyfile(_tokenizer_file(config.data.tokenizer), self.tokenizer)
+                self._keep_tokenizer(config.data.tokenizer)
         except OSError as error:
             raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
 
@@ -85,6 +86,14 @@ class RunFolder:
             replace_durably(path, text.encode())
         except OSError as error:
             raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
+
+    def _keep_tokenizer(self, path: Path) -> None:
+        """As a tokenizer.json, whatever it was."""
+        file = tokenizer_file(path)
+        if file.suffix in OTHER_LIBRARIES:
+            load_tokenizer(path).save(str(self.tokenizer))
+        else:
+            shutil.copyfile(file, self.tokenizer)
 
     def _foreign_files(self) -> bool:
         """Whether something lies here that no run has left, be it one that was killed while it claimed the folder."""
@@ -121,7 +130,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _tokenizer_file(path: Path) -> Path:
-    return path / "tokenizer.json" if path.is_dir() else path

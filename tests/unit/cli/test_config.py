@@ -87,7 +87,8 @@ def test_a_missing_tokenizer_is_named(run: TinyRun) -> None:
     answer = ask(run.folder, *CHECK, "--set", "data.tokenizer=none.json")
     assert answer.exit_code == 2
     assert answer.message == (
-        f"there is no tokenizer in {run.folder / 'none.json'}; name a tokenizer.json or a folder with one"
+        f"there is no tokenizer in {run.folder / 'none.json'}; name a tokenizer.json or a folder with one, "
+        "or a file of .tiktoken or .model"
     )
 
 

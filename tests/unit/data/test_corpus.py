@@ -71,7 +71,7 @@ def test_json_lines(tmp_path: Path) -> None:
         (b'{"text": ["a", null]}', "neither a text nor a list of texts"),
         (b'{"text": "ab\\ud800"}', "character 2 is half a surrogate pair"),
         (b'{"text": "\xff"}', "byte 10 of the line is not utf-8"),
-        (b"[" * 100_000, "not a line of JSON"),
+        (b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_faults_in_json_lines_have_a_place(tmp_path: Path, line: bytes, fault: str) -> None:

@@ -87,7 +87,7 @@ def test_patterns_match_files_and_folders(tmp_path: Path) -> None:
 
 def test_standard_input_is_kept_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(LINES + b"oops\n"))))
-    with kept_standard_input(tmp_path / "out") as kept:
+    with kept_standard_input(tmp_path / "out" / "set") as kept:
         files = corpus_files([Path("-")], kept)
         documents = list(Corpus(files, Reader(mode="line")).documents())
         assert [document.name for document in documents[:2]] == ["-:1", "-:2"]
@@ -151,7 +151,7 @@ def test_half_a_document_is_taken_back(
     """Its first pieces are written before the fault is met."""
     monkeypatch.setattr("firstlight.data.document.WHOLE_SIZE", 500)
     monkeypatch.setattr("firstlight.data.document.PIECE_SIZE", 100)
-    monkeypatch.setattr("firstlight.data.prepare._BATCH_PIECES", 2)
+    monkeypatch.setattr("firstlight.data.batch._BATCH_PIECES", 2)
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "a.txt").write_text("one")

@@ -1,15 +1,17 @@
 """Text in, data sets out: what is in them, what is refused and what cannot change them."""
 
+import hashlib
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.data import prepare as prepare_module
+from firstlight.data import batch as batch_module
 from firstlight.data.indexed import IndexedDataset
 from firstlight.data.indexed_facts import verify
 from firstlight.data.prepare import PrepareRequest, prepare, worker_variables
@@ -64,19 +66,57 @@ def test_the_metadata_tells_what_was_made_of_what(request_: PrepareRequest) -> N
     assert metadata["inputs"]["files"] == 1
     assert metadata["inputs"]["bytes"] == request_.inputs[0].stat().st_size
     assert "python" not in metadata["inputs"]
+    content = request_.inputs[0].read_bytes()
+    sha256 = hashlib.sha256(content)
+    assert metadata["inputs"]["sources"] == [
+        {"path": str(request_.inputs[0]), "bytes": len(content), "sha256": sha256.hexdigest()}
+    ]
+    assert metadata["inputs"]["sources_not_listed"] == 0
+    assert metadata["inputs"]["sha256"] == hashlib.sha256(bytes(32) + sha256.digest()).hexdigest()
+
+
+@pytest.mark.parametrize("held_tokens", [1, 10, 1 << 20])
+def test_every_token_is_counted(
+    request_: PrepareRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_tokens: int
+) -> None:
+    """Also those of long documents, and not those of documents that are taken back."""
+    monkeypatch.setattr("firstlight.data.document.WHOLE_SIZE", 500)
+    monkeypatch.setattr("firstlight.data.document.PIECE_SIZE", 100)
+    monkeypatch.setattr("firstlight.data.indexed_writer._HELD_TOKENS", held_tokens)
+    monkeypatch.setattr(batch_module, "_BATCH_PIECES", 3)
+    (tmp_path / "long.txt").write_text(TEXT * 100)
+    (tmp_path / "bad.txt").write_bytes(TEXT.encode() * 100 + b"\xff")
+    inputs = (tmp_path / "bad.txt", *request_.inputs, tmp_path / "bad.txt", tmp_path / "long.txt")
+    summary = prepare(replace(request_, inputs=inputs, on_error="skip"))
+    assert summary.held_out is not None
+    prefixes = (summary.training.prefix, summary.held_out.prefix)
+    ids = np.concatenate([np.fromfile(f"{prefix}.bin", np.uint16) for prefix in prefixes])
+    counts = np.load(f"{request_.output_prefix}.histogram.npy", allow_pickle=False)
+    assert counts.tolist() == np.bincount(ids, minlength=270).tolist()
+    tokens = json.loads(summary.metadata.read_text())["tokens"]
+    assert tokens["distinct"] == len(np.unique(ids))
+    assert tokens["most_frequent"][0]["count"] == counts.max()
+    assert {"id": 0, "count": 61, "text": "<|endoftext|>"} in tokens["most_frequent"]
+
+
+def test_sources_that_are_very_many_are_counted(request_: PrepareRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("firstlight.data.corpus.MOST_SOURCES", 1)
+    summary = prepare(replace(request_, inputs=request_.inputs * 3))
+    inputs = json.loads(summary.metadata.read_text())["inputs"]
+    assert (inputs["files"], len(inputs["sources"]), inputs["sources_not_listed"]) == (3, 1, 2)
 
 
 def test_nothing_is_held_out_without_a_fraction(request_: PrepareRequest) -> None:
     assert prepare(replace(request_, held_out_fraction=0.0)).held_out is None
-    assert set(outputs(request_)) == {"set.json", "set_text_document.bin", "set_text_document.idx"}
+    assert set(outputs(request_)) == {"set.json", "set.histogram.npy", "set_text_document.bin", "set_text_document.idx"}
 
 
 def test_the_size_of_batches_changes_nothing(request_: PrepareRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(request_)
     expected = outputs(request_)
     for characters, pieces in ((1, 1), (100, 7), (10**9, 10**9)):
-        monkeypatch.setattr(prepare_module, "_BATCH_CHARACTERS", characters)
-        monkeypatch.setattr(prepare_module, "_BATCH_PIECES", pieces)
+        monkeypatch.setattr(batch_module, "_BATCH_CHARACTERS", characters)
+        monkeypatch.setattr(batch_module, "_BATCH_PIECES", pieces)
         prepare(request_)
         assert outputs(request_) == expected
 

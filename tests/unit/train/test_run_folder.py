@@ -1,5 +1,6 @@
 """A run's folder is its own: continued by the same run, refused to others, with what differs."""
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from firstlight.base.errors import InputError
 from firstlight.config.load import load
 from firstlight.config.schema import RunConfig
+from firstlight.data.tokenizer import load_tokenizer
 from firstlight.train.run_folder import RunFolder, open_run
 from tests.runs import TINY_YAML
 
@@ -172,3 +174,12 @@ def test_what_is_no_run_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError) as caught:
         open_run(tmp_path / name)
     assert str(caught.value) == f"{tmp_path / name} is not a run's output folder: it has no config.yaml"
+
+
+def test_a_tokenizer_of_another_library_is_kept_as_a_tokenizer_json(tmp_path: Path, folder: RunFolder) -> None:
+    pytest.importorskip("tiktoken", reason="the package tiktoken is not installed")
+    lines = [base64.b64encode(bytes([byte])) + b" %d" % byte for byte in range(256)]
+    (tmp_path / "my.tiktoken").write_bytes(b"\n".join(lines))
+    (tmp_path / "my.tiktoken.json").write_text('{"pattern": "gpt2", "special_tokens": {"<|endoftext|>": 256}}')
+    folder.claim(config(tmp_path, f"data.tokenizer={tmp_path / 'my.tiktoken'}"))
+    assert load_tokenizer(folder.tokenizer).encode("ab<|endoftext|>").ids == [97, 98, 256]
