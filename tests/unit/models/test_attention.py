@@ -95,7 +95,7 @@ def test_phases_of_deepseek_v3_differ_in_the_rotary_embedding(phase: str, scale:
     assert isinstance(attention, MultiHeadLatent)
     assert attention.scale == pytest.approx(scale, rel=1e-8)
     # One rotation a position at the fastest pair in both phases; from pair 23 on 40 times slower when stretched.
-    table = rotary_table(config.attention.rope, 64, 2, torch.device("cpu"))
+    table = rotary_table(config.attention.rope, 64, torch.arange(2))
     plain = torch.tensor([10000.0 ** (-2 * pair / 64) for pair in range(32)])
     stretched = (plain / table.sin_sf[1].asin()).tolist()
     assert stretched[1:11] == pytest.approx([1.0] * 10, rel=1e-4)
