@@ -40,7 +40,7 @@ from firstlight.data.progress import shown_progress
 from firstlight.data.rows import RowKind
 from firstlight.data.set_builder import Edges, SetSummary
 from firstlight.data.set_files import SET_SUFFIXES, RowShape, SetFiles, SetFormat, SetState
-from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, token_id, tokenizer_file, vocabulary_size
+from firstlight.data.tokenizer import end_of_document_id, load_tokenizer, token_id, tokenizer_files, vocabulary_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +249,8 @@ def _digest(facts: object) -> str:
 
 
 def _tokenizer_digest(request: PrepareRequest) -> str:
-    return hashlib.sha256(tokenizer_file(request.tokenizer).read_bytes()).hexdigest()
+    content = b"".join(file.read_bytes() for file in tokenizer_files(request.tokenizer))
+    return hashlib.sha256(content).hexdigest()
 
 
 def _write_with(choice: Choice, job: _Job, done: Progress | None) -> Progress:
