@@ -1,4 +1,4 @@
-"""`firstlight config`: look at a configuration without starting anything. Never imports torch."""
+"""`firstlight config`: look at a configuration without starting anything; torch is loaded for Hugging Face folders only."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from firstlight.base.errors import InputError
-from firstlight.config.load import dump, load
+from firstlight.cli.model import read_model
+from firstlight.config.load import dump, dump_section, load
 from firstlight.config.schema import RunConfig
 from firstlight.data.open import open_held_out
 from firstlight.data.source import Surroundings, open_source
@@ -29,7 +30,7 @@ WorldSize = Annotated[int, typer.Option(help="The number of processes to check f
 @app.command()
 def show(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize = 1) -> None:
     """Print the configuration with every default, and what follows from it."""
-    loaded = load(config, overrides or ())
+    loaded = load(config, overrides or (), read_model)
     loaded.require_rules(world_size=world_size)
     typer.echo(dump(loaded.config), nl=False)
     for line in derived_facts(loaded.config, world_size):
@@ -39,10 +40,19 @@ def show(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize 
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize = 1) -> None:
     """Check keys, values, rules and files; exit code 2 with every fault when something is wrong."""
-    loaded = load(config, overrides or ())
+    loaded = load(config, overrides or (), read_model)
     loaded.require_rules(world_size=world_size)
     check_files(loaded.config)
     typer.echo(f"{config} is valid for {world_size} process(es)")
+
+
+@app.command("from-hf")
+def from_hf(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder with a config.json.", show_default=False)],
+) -> None:
+    """Print the model section that a Hugging Face config.json describes; what is not supported is refused by name."""
+    section = read_model({"from_hf": str(folder)})
+    typer.echo(dump_section({"model": section}), nl=False)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from firstlight.base import log
 from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.world import World, leave_exit_code
 from firstlight.cli.config import ConfigFile, Overrides, check_files
+from firstlight.cli.model import read_model
 from firstlight.config.load import Loaded, load
 from firstlight.launch.parent import die_with
 
@@ -27,7 +28,7 @@ def train(config: ConfigFile, overrides: Overrides = None, nproc_per_node: NumPr
     log.set_up(rank=world.rank)
     if world.launcher_pid is not None:
         die_with(world.launcher_pid)
-    loaded = load(config, overrides or ())
+    loaded = load(config, overrides or (), read_model)
     if nproc_per_node is not None and world.size > 1:
         raise InputError("--nproc-per-node was given to a process that a launcher has started already; leave it out")
     if nproc_per_node is not None and nproc_per_node > 1:

@@ -3,7 +3,7 @@
 import difflib
 import io
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,19 @@ class Loaded:
             raise InputError(_join("the configuration breaks", "rule", lines))
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read `path`, lay `overrides` (`a.b=value`) over it and validate. Raises InputError."""
+ModelReader = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+def load(path: Path, overrides: Sequence[str] = (), read_model: ModelReader | None = None) -> Loaded:
+    """Read `path`, lay `overrides` (`a.b=value`) over it and validate. Raises InputError.
+
+    `read_model` fills in a model section that names `from_hf`; without it the section must be whole.
+    """
     source = read_source(path)
     apply_overrides(source, overrides)
+    model = source.values.get("model")
+    if read_model is not None and isinstance(model, Mapping) and model.get("from_hf") is not None:
+        source.values["model"] = dict(read_model(model))
     try:
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:
@@ -50,11 +59,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
 
 def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load` reads back to an equal one."""
+    return dump_section(config.model_dump(mode="json"))
+
+
+def dump_section(values: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in their order."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # keep the schema's order
     text = io.StringIO()
-    yaml.dump(config.model_dump(mode="json"), text)
+    yaml.dump(values, text)
     return text.getvalue()
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from firstlight.config.families import FamilyName
 from firstlight.config.rope import HeadRope, Rope
 from firstlight.config.router import Router
-from firstlight.config.section import Count, NotNegative, Positive, Section
+from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
 
 
 class SlidingWindow(Section):
@@ -187,6 +187,8 @@ class ModelConfig(Section):
     """A decoder: its sizes and its choices."""
 
     family: FamilyName
+    from_hf: AbsolutePath | None = None
+    """A Hugging Face folder whose config.json fills in this section, and with whose weights a new run starts."""
     vocab_size: Count
     hidden_size: Count
     num_hidden_layers: Count

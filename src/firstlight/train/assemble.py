@@ -5,10 +5,12 @@ from pathlib import Path
 
 import torch
 
+from firstlight.base.log import get_logger
 from firstlight.base.peers import Peers
 from firstlight.base.world import World
-from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.checkpoint.checkpointer import Checkpointer, candidates
 from firstlight.config.schema import RunConfig
+from firstlight.convert.hub_weights import read_weights
 from firstlight.data.checked_dataset import CheckedDataset
 from firstlight.data.metadata import bytes_per_token
 from firstlight.data.open import TrainingNeeds, open_held_out, open_training_data
@@ -26,7 +28,7 @@ from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
 from firstlight.optim.optimizer import Optimizer, Surroundings
 from firstlight.optim.schedule import learning_rate_schedule
-from firstlight.parallel.apply import build_parallel, parameter_names, routers, sum_over_shards
+from firstlight.parallel.apply import buffer_names, build_parallel, parameter_names, routers, sum_over_shards
 from firstlight.parallel.device import has_fused_adamw, measure_peak_flops, peak_memory_bytes
 from firstlight.parallel.engine import PlainEngine
 from firstlight.parallel.group import sum_over_ranks
@@ -101,6 +103,9 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     torch.use_deterministic_algorithms(config.training.deterministic)
     layout = Layout.of(config.parallelism, place.world.size)
     model = build_parallel(config.model, layout, config.recompute, device=place.device, seed=config.training.seed)
+    if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
+        get_logger().info(f"starting from the weights in {config.model.from_hf}")
+        read_weights(config.model, config.model.from_hf, parameter_names(model) | buffer_names(model))
     balancing = BiasBalancing(routers(model))
     engine = build_engine(config, model, balancing)
     guard = Guard(config.resilience, place.peers)

@@ -20,6 +20,7 @@ _FREE_SECTIONS = ("parallelism", "recompute", "checkpoint", "resilience", "monit
 """Sections that may change when a run goes on: they say how it is computed and watched, not what."""
 
 _FREE_KEYS = (
+    "model.from_hf",
     "data.evaluate",
     "data.tokenizer",
     "data.train.sources",
