@@ -53,9 +53,8 @@ def reference_causal_attention(
     scores_bhst = query_bhsk @ key_bhsk.transpose(-2, -1) * scale
     length = scores_bhst.shape[-1]
     position = torch.arange(length, device=scores_bhst.device)
-    distance_st = position[:, None] - position
-    is_hidden_st = (distance_st < 0) | (distance_st >= (window or length))
-    scores_bhst = scores_bhst.masked_fill(is_hidden_st, float("-inf"))
+    is_seen_st = _is_seen(position[:, None] - position, window or length)
+    scores_bhst = scores_bhst.masked_fill(~is_seen_st, float("-inf"))
     if sinks_h is None:
         return scores_bhst.softmax(-1) @ value_bhsv
     sink_bhs1 = sinks_h.view(1, -1, 1, 1).expand(*scores_bhst.shape[:3], 1)
@@ -93,19 +92,36 @@ def _windowed(
     window: int,
     sinks_h: Tensor | None,
 ) -> Tensor:
-    """Each block of queries against the keys of its own block and of the one before; blocks are rows of a batch."""
+    """Each block of queries against the keys of its own block and of the one before; blocks are rows of a batch.
+
+    A window of about half of the sequence and more is a mask over all scores: there, blocks would be no fewer.
+    """
     batch, _, length, _ = query_bhsk.shape
     block = max(window, _MIN_BLOCK)
     num_blocks = -(-length // block)
+    if 2 * num_blocks * block**2 >= length**2:
+        position = torch.arange(length, device=query_bhsk.device)
+        mask_st = _is_seen(position[:, None] - position, window)
+        return _masked(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask_st, sinks_h=sinks_h)
     query = _blocks(query_bhsk, block, num_blocks)
     key, value = (_with_previous(_blocks(x, block, num_blocks), batch) for x in (key_bgsk, value_bgsv))
     mask = _seen_in_blocks(block, num_blocks, window, device=query.device).repeat(batch, 1, 1, 1)
+    out = _masked(query, key, value, scale=scale, mask=mask, sinks_h=sinks_h)
+    out_bhsv: Tensor = out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)
+    return out_bhsv[:, :, :length]
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor, sinks_h: Tensor | None) -> Tensor:
+    """Attention to what the mask shows, and to the sink."""
     if sinks_h is not None:
         query, key, value = _with_sink(query, key, value, sinks_h / scale)
         mask = F.pad(mask, (1, 0), value=True)
-    out = _fused(query, key, value, scale=scale, mask=mask)
-    out_bhsv: Tensor = out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)
-    return out_bhsv[:, :, :length]
+    return _fused(query, key, value, scale=scale, mask=mask)
+
+
+def _is_seen(distance: Tensor, window: int) -> Tensor:
+    """Whether a query sees the key so many positions before it."""
+    return (distance >= 0) & (distance < window)
 
 
 def _blocks(x_bhsk: Tensor, block: int, num_blocks: int) -> Tensor:
@@ -125,7 +141,7 @@ def _with_previous(blocks: Tensor, batch: int) -> Tensor:
 def _seen_in_blocks(block: int, num_blocks: int, window: int, *, device: torch.device) -> Tensor:
     """Which keys of its two blocks a query sees, bool [n, 1, c, 2c]."""
     distance_ct = torch.arange(block, device=device)[:, None] + block - torch.arange(2 * block, device=device)
-    is_seen = ((distance_ct >= 0) & (distance_ct < window)).repeat(num_blocks, 1, 1, 1)
+    is_seen = _is_seen(distance_ct, window).repeat(num_blocks, 1, 1, 1)
     is_seen[0, :, :, :block] = False  # before the first block there is nothing
     return is_seen
 
