@@ -24,8 +24,8 @@ def causal_attention(
     """Attention of every position to itself and those before it; returns [b, h, s, v].
 
     With `window` a position sees that many positions, itself included; where that is less than half of the sequence,
-    time and memory grow with the length and not with its square. `sinks_h` are logits, one for each query head, that every softmax contains beside the scores and
-    that have no value.
+    time and memory grow with the length and not with its square. `sinks_h` are logits, one for each query head, that
+    every softmax contains beside the scores and that have no value.
     """
     length = query_bhsk.shape[2]
     if window is not None and window < length:
