@@ -58,12 +58,20 @@ def qwen2(*, slides_from: int | None = None) -> Case:
     )
 
 
-def qwen3(*, has_bias: bool = False, is_tied: bool = False) -> Case:
-    attention = heads(bias="all" if has_bias else "none", qk_norm="per_head")
+def qwen3(*, has_bias: bool = False, is_tied: bool = False, is_stretched: bool = False) -> Case:
+    yarn = {"factor": 4.0, "original_max_position_embeddings": 64}
+    scaling = {"scaling": {"kind": "yarn", **yarn}} if is_stretched else {}
+    attention = heads(scaling, bias="all" if has_bias else "none", qk_norm="per_head")
     return Case(
         ours=ours("qwen3", attention=attention, feed_forward=DENSE, tie_word_embeddings=is_tied),
         theirs=Qwen3ForCausalLM,
-        config=theirs(Qwen3Config, intermediate_size=96, attention_bias=has_bias, tie_word_embeddings=is_tied),
+        config=theirs(
+            Qwen3Config,
+            intermediate_size=96,
+            attention_bias=has_bias,
+            tie_word_embeddings=is_tied,
+            rope_parameters={"rope_type": "yarn", "rope_theta": THETA, **yarn} if is_stretched else NO_YARN,
+        ),
     )
 
 
@@ -247,6 +255,7 @@ FAMILY_CASES = {
     "qwen2_window": qwen2(slides_from=2),
     "qwen3": qwen3(),
     "qwen3_bias_tied": qwen3(has_bias=True, is_tied=True),
+    "qwen3_yarn": qwen3(is_stretched=True),
     "qwen3_moe": qwen3_moe(dense=1),
     "qwen3_moe_raw": qwen3_moe(is_normalised=False, window=8),
     "glm4": glm4(),

@@ -1,4 +1,4 @@
-"""`firstlight config`: look at a configuration without starting anything; torch is loaded for Hugging Face folders only."""
+"""`firstlight config`: look at a configuration without starting anything; torch is loaded for `from_hf` only."""
 
 import json
 from pathlib import Path

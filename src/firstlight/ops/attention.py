@@ -49,15 +49,22 @@ def causal_attention(
 ) -> Tensor:
     """Attention of every position to itself and those before it that it sees, by default all; returns [b, h, s, v].
 
-    With `window` a position sees that many positions, itself included; time and memory then grow with the length, not
-    with its square. `sinks_h` are logits, one for each query head, that every softmax contains beside the scores and
-    that have no value.
+    With `window` a position sees that many positions, itself included; where that is less than half of the sequence,
+    time and memory grow with the length and not with its square. `sinks_h` are logits, one for each query head, that
+    every softmax contains beside the scores and that have no value.
     """
     length = query_bhsk.shape[2]
     visibility = visibility or Visibility()
     if window is not None and window < length:
-        mask = _seen_in_blocks(query_bhsk, window, visibility.documents_bs)
-        return _windowed(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask, sinks_h=sinks_h)
+        return _windowed(
+            query_bhsk,
+            key_bgsk,
+            value_bgsv,
+            scale=scale,
+            window=window,
+            documents_bs=visibility.documents_bs,
+            sinks_h=sinks_h,
+        )
     mask_b1st = visibility.mask(has_sink=sinks_h is not None)
     if sinks_h is None:
         return _fused(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask_b1st)
@@ -83,9 +90,8 @@ def reference_causal_attention(
     scores_bhst = query_bhsk @ key_bhsk.transpose(-2, -1) * scale
     length = scores_bhst.shape[-1]
     position = torch.arange(length, device=scores_bhst.device)
-    distance_st = position[:, None] - position
-    is_hidden_st = (distance_st < 0) | (distance_st >= (window or length))
-    scores_bhst = scores_bhst.masked_fill(is_hidden_st, float("-inf"))
+    is_seen_st = _is_seen(position[:, None] - position, window or length)
+    scores_bhst = scores_bhst.masked_fill(~is_seen_st, float("-inf"))
     if visibility is not None and visibility.documents_bs is not None:
         is_other_bst = visibility.documents_bs[:, :, None] != visibility.documents_bs[:, None, :]
         scores_bhst = scores_bhst.masked_fill(is_other_bst.unsqueeze(1), float("-inf"))
@@ -123,24 +129,46 @@ def _windowed(
     value_bgsv: Tensor,
     *,
     scale: float,
-    mask: Tensor,
+    window: int,
+    documents_bs: Tensor | None,
     sinks_h: Tensor | None,
 ) -> Tensor:
     """Each block of queries against the keys of its own block and of the one before; blocks are rows of a batch.
 
-    `mask` bool [b * n, 1, c, 2c] says which of those keys a query sees.
+    A window of about half of the sequence and more is a mask over all scores: there, blocks would be no fewer.
     """
     batch, _, length, _ = query_bhsk.shape
-    block = mask.shape[2]
-    num_blocks = mask.shape[0] // batch
+    block = max(window, _MIN_BLOCK)
+    num_blocks = -(-length // block)
+    if 2 * num_blocks * block**2 >= length**2:
+        position = torch.arange(length, device=query_bhsk.device)
+        mask = _is_seen(position[:, None] - position, window)
+        if documents_bs is not None:
+            mask = mask & (documents_bs[:, None, :, None] == documents_bs[:, None, None, :])
+        return _masked(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask, sinks_h=sinks_h)
     query = _blocks(query_bhsk, block, num_blocks)
     key, value = (_with_previous(_blocks(x, block, num_blocks), batch) for x in (key_bgsk, value_bgsv))
+    mask = _seen_in_blocks(block, num_blocks, window, device=query.device).repeat(batch, 1, 1, 1)
+    if documents_bs is not None:
+        # As one head of width one; what fills up the last block is of no document.
+        own = _blocks(documents_bs[:, None, :, None] + 1, block, num_blocks)
+        mask = mask & (own == _with_previous(own, batch).transpose(-2, -1))
+    out = _masked(query, key, value, scale=scale, mask=mask, sinks_h=sinks_h)
+    out_bhsv: Tensor = out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)
+    return out_bhsv[:, :, :length]
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor, sinks_h: Tensor | None) -> Tensor:
+    """Attention to what the mask shows, and to the sink."""
     if sinks_h is not None:
         query, key, value = _with_sink(query, key, value, sinks_h / scale)
         mask = F.pad(mask, (1, 0), value=True)
-    out = _fused(query, key, value, scale=scale, mask=mask)
-    out_bhsv: Tensor = out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)
-    return out_bhsv[:, :, :length]
+    return _fused(query, key, value, scale=scale, mask=mask)
+
+
+def _is_seen(distance: Tensor, window: int) -> Tensor:
+    """Whether a query sees the key so many positions before it."""
+    return (distance >= 0) & (distance < window)
 
 
 def _blocks(x_bhsk: Tensor, block: int, num_blocks: int) -> Tensor:
@@ -157,22 +185,12 @@ def _with_previous(blocks: Tensor, batch: int) -> Tensor:
     return torch.cat((previous, by_row), dim=-2).flatten(0, 1)
 
 
-def _seen_in_blocks(query_bhsk: Tensor, window: int, documents_bs: Tensor | None) -> Tensor:
-    """Which keys of its two blocks a query sees, bool [b * n, 1, c, 2c]."""
-    batch, _, length, _ = query_bhsk.shape
-    block = max(window, _MIN_BLOCK)
-    num_blocks = -(-length // block)
-    place_c = torch.arange(2 * block, device=query_bhsk.device)
-    distance_ct = place_c[:block, None] + block - place_c
-    is_seen = ((distance_ct >= 0) & (distance_ct < window)).repeat(num_blocks, 1, 1, 1)
+def _seen_in_blocks(block: int, num_blocks: int, window: int, *, device: torch.device) -> Tensor:
+    """Which keys of its two blocks a query sees, bool [n, 1, c, 2c]."""
+    distance_ct = torch.arange(block, device=device)[:, None] + block - torch.arange(2 * block, device=device)
+    is_seen = _is_seen(distance_ct, window).repeat(num_blocks, 1, 1, 1)
     is_seen[0, :, :, :block] = False  # before the first block there is nothing
-    is_seen = is_seen.repeat(batch, 1, 1, 1)
-    if documents_bs is None:
-        return is_seen
-    # As one head of width one; what fills up the last block is of no document.
-    own = _blocks(documents_bs[:, None, :, None] + 1, block, num_blocks)
-    both = _with_previous(own, batch)
-    return is_seen & (own == both.transpose(-2, -1))
+    return is_seen
 
 
 def _with_sink(

@@ -44,6 +44,24 @@ class _Dispatch(torch.autograd.Function):
         return by_token_tkd.sum(1), None, None
 
 
+class _SegmentBias(torch.autograd.Function):
+    """One row of a bias for each segment of rows; backward sums each segment, in fp32 at least and without atomics."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_no: Tensor, bias_eo: Tensor, counts_e: Tensor) -> Tensor:
+        ctx.save_for_backward(counts_e)
+        ctx.bias_dtype = bias_eo.dtype
+        bias_no = bias_eo.to(rows_no.dtype).repeat_interleave(counts_e, dim=0, output_size=rows_no.shape[0])
+        return rows_no + bias_no
+
+    @staticmethod
+    def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor, Tensor, None]:
+        (counts_e,) = ctx.saved_tensors
+        precise = torch.promote_types(grad_no.dtype, torch.float32)
+        summed_eo = torch.segment_reduce(grad_no.to(precise), "sum", lengths=counts_e, axis=0, initial=0)
+        return grad_no, summed_eo.to(ctx.bias_dtype), None
+
+
 class Assignment:
     """Which rows go to which expert: the permutation that sorts the t * k choices by expert, and where each ends.
 
@@ -88,8 +106,8 @@ def grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tenso
 
 def add_segment_bias(rows_no: Tensor, bias_eo: Tensor, counts_e: Tensor) -> Tensor:
     """Each row plus the bias of the expert whose segment it is in: `counts_e` rows each, in expert order; [n, o]."""
-    num_rows = rows_no.shape[0]
-    return rows_no + bias_eo.to(rows_no.dtype).repeat_interleave(counts_e, dim=0, output_size=num_rows)
+    rows: Tensor = _SegmentBias.apply(rows_no, bias_eo, counts_e)  # type: ignore[no-untyped-call]
+    return rows
 
 
 def within_capacity(assignment: Assignment, weights_tk: Tensor, capacity: int) -> Tensor:

@@ -118,7 +118,12 @@ def test_released_models_by_their_config_json(config_json: dict[str, Any], total
     assert count_parameters(config).total == total
 
 
-@pytest.mark.parametrize("name", ["gpt-oss-20b", "GLM-4.5-Air", "DeepSeek-V2-Lite", "GLM-4-9B-0414"])
+QUICKLY_BUILT = ("gpt-oss-20b", "GLM-4.5-Air", "DeepSeek-V2-Lite", "GLM-4-9B-0414")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICKLY_BUILT else pytest.param(name, marks=pytest.mark.slow) for name in RELEASED]
+)
 def test_released_models_as_they_are_built(name: str) -> None:
     config_json, total = RELEASED[name]
     model = meta_model(family_of_config_json(config_json).read_config_json(config_json))

@@ -9,7 +9,7 @@ from firstlight.models.decoder import Decoder
 from firstlight.models.places import mask_ahead
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, filled, llama, of_family
 
-LENGTHS = (1, 9, 4, 90, 13)
+LENGTHS = (1, 9, 4, 190, 13)
 CONFIGS: dict[str, ModelConfig] = {
     **{name: of_family(name) for name in OTHER_FAMILIES},
     "llama": llama(),

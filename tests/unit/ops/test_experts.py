@@ -186,6 +186,23 @@ def test_bias_of_a_segment_is_added_to_its_rows(segments: tuple[int, ...]) -> No
         torch.testing.assert_close(bias.grad[expert], factors[mine].sum(0))
 
 
+def test_gradients_of_the_bias_are_those_of_the_function() -> None:
+    counts = torch.tensor((2, 0, 3))
+    assert torch.autograd.gradcheck(
+        lambda rows, bias: add_segment_bias(rows, bias, counts).sin(), (drawn(5, 2), drawn(3, 2))
+    )
+
+
+def test_gradient_of_the_bias_is_summed_in_fp32() -> None:
+    # In bfloat16, a sum of ones stops at 256.
+    rows, bias = drawn(1000, 2, dtype=torch.bfloat16), drawn(2, 2, dtype=torch.float32)
+    out = add_segment_bias(rows, bias, torch.tensor((1, 999)))
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert bias.grad.tolist() == [[1.0, 1.0], [999.0, 999.0]]
+    assert rows.grad.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("capacity", [0, 1, 3, 13])
 def test_capacity_keeps_the_strongest_assignments_of_each_expert(capacity: int) -> None:
     experts_tk = choices()

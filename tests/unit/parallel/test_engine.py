@@ -147,8 +147,9 @@ def test_evaluation_is_the_next_token_loss_of_the_rows() -> None:
 
 # The latent norms get bfloat16 with fp32 weights, for which torch has no fused kernel: slower, not wrong.
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-def test_autocast_changes_the_products_and_not_the_parameters() -> None:
-    model = filled(CONFIGS["deepseek"])
+@pytest.mark.parametrize("name", ["deepseek", "gpt_oss"])
+def test_autocast_changes_the_products_and_not_the_parameters(name: str) -> None:
+    model = filled(CONFIGS[name])
     engine = PlainEngine(
         model,
         micro_batch_size=2,
@@ -157,7 +158,7 @@ def test_autocast_changes_the_products_and_not_the_parameters() -> None:
         balancing=BiasBalancing(routers(model)),
     )
     mixed = engine.forward_backward(batch()).parts["lm"]
-    exact = step(CONFIGS["deepseek"], micro_batch_size=2, dtype=torch.float32)[0].parts["lm"]
+    exact = step(CONFIGS[name], micro_batch_size=2, dtype=torch.float32)[0].parts["lm"]
     assert mixed != exact
     assert mixed == pytest.approx(exact, rel=2e-2)
     assert {gradient.dtype for gradient in gradients(model).values()} == {torch.float32}
