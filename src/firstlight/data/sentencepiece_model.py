@@ -12,11 +12,11 @@ from firstlight.data.tokenizer_check import require_same_ids
 SUFFIX = ".model"
 _SPACE = "\u2581"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
-_UNIGRAM, _BPE = 1, 2
+_BPE = 2
 
 
 def load_sentencepiece(path: Path) -> Tokenizer:
-    """The tokenizer of a SentencePiece model, unigram or BPE; compared with SentencePiece's own ids on odd texts and on
+    """The tokenizer of a SentencePiece model of type BPE; compared with SentencePiece's own ids on odd texts and on
     all of its pieces.
 
     Raises InputError when it is no model, SentencePiece is missing, or the ids would not be the same.
@@ -52,14 +52,14 @@ def _require_convertible(path: Path, model: Any) -> None:
     if _UNKNOWN not in types:
         raise InputError(f"{path} is not a SentencePiece model: it has no piece for what is unknown")
     reasons = {
-        "its type is neither unigram nor BPE": trainer.model_type not in (_UNIGRAM, _BPE),
+        # Of a unigram model, equally good ways to cut a text are told apart by how sums of float32 are rounded.
+        "its type is not BPE": trainer.model_type != _BPE,
         "it puts spaces at the ends of words": trainer.treat_whitespace_as_suffix,
         "it does not write spaces as U+2581": not normalizer.escape_whitespaces,
         # `tokenizers` looks for them in whole graphemes: a space before a joiner is not found.
         f"it replaces characters by the rules {normalizer.name}": bool(normalizer.precompiled_charsmap),
         # `tokenizers` would put none before a text that begins with a symbol, or one after each of them.
         "it has user-defined symbols and puts a space before every text": has_symbols and normalizer.add_dummy_prefix,
-        "it is a unigram model with user-defined symbols": has_symbols and trainer.model_type == _UNIGRAM,
         "it has unused pieces": _UNUSED in types,
     }
     if faults := [reason for reason, is_so in reasons.items() if is_so]:
@@ -70,11 +70,6 @@ def _model(model: Any) -> Any:
     pieces = model.pieces
     unknown = next(number for number, piece in enumerate(pieces) if piece.type == _UNKNOWN)
     has_bytes = bool(model.trainer_spec.byte_fallback)
-    if model.trainer_spec.model_type == _UNIGRAM:
-        normal = [piece.score for piece in pieces if piece.type == _NORMAL]
-        out_of_reach = 64 * min(normal, default=0.0) - 1000  # what cannot come of text must never be the best choice
-        scores = [(piece.piece, piece.score if piece.type == _NORMAL else out_of_reach) for piece in pieces]
-        return models.Unigram(scores, unknown, has_bytes)
     return models.BPE(
         {piece.piece: number for number, piece in enumerate(pieces)},
         _merges(pieces),

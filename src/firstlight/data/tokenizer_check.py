@@ -1,6 +1,9 @@
 """Whether a tokenizer that was made from another library's file gives that library's ids."""
 
-from collections.abc import Callable, Iterable, Sequence
+import random
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -29,6 +32,12 @@ _ODD_TEXTS = (
     "https://example.org/a?b=c&d=%20#e user@example.org 2024-02-29T12:00:00Z -1e-5 \u20ac1,000.00 \u2014 \u201cx\u201d",
 )
 _TEXTS_AT_ONCE = 64
+_MOST_ALONE = 20_000
+_REPEATED = ("a", " ", "\n", "ab", "aab", "=", "X", "\u65e5", " a", "1", "-\n")
+_LETTERS = " \n\t\raAzZ019.'-_/<>\u00e9\u0301\u00a0\u3000\u2581\u65e5\u0431\u05d0\u0661\U0001f469\u200d\u20ac\ufb01"
+_NUM_RANDOM = 1500
+_EVERY_CHARACTER = 61
+"""Beside the first of each run of characters of one category, one in so many."""
 
 
 def require_same_ids(
@@ -40,14 +49,17 @@ def require_same_ids(
 ) -> None:
     """Raise InputError unless odd texts, and `more` ones, have the same ids from `tokenizer` and from `original`.
 
+    Many of `more` are looked at together, and some by themselves, since there a word can be looked up as a whole.
     Special tokens that are spelled out are plain text to `original`, and are taken as that here.
     """
     tokenizer.encode_special_tokens = True
     pieces = list(more)
     joined = ["".join(pieces[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(pieces), _TEXTS_AT_ONCE)]
     spaced = [" ".join(pieces[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(pieces), _TEXTS_AT_ONCE)]
-    for text in (*_ODD_TEXTS, *joined, *spaced):
-        found, wanted = tokenizer.encode(text, add_special_tokens=False).ids, list(original(text))
+    alone = pieces[:: len(pieces) // _MOST_ALONE + 1]
+    texts = [*_odd_texts(), *alone, *(f"x{piece}" for piece in alone), *joined, *spaced]
+    for text, encoding in zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True):
+        found, wanted = encoding.ids, list(original(text))
         if found != wanted:
             place = next((k for k, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1]), 0)
             raise InputError(
@@ -56,3 +68,25 @@ def require_same_ids(
                 f"{text[:40]!r}...; convert it to a tokenizer.json by other means"
             )
     tokenizer.encode_special_tokens = False
+
+
+def _odd_texts() -> Iterator[str]:
+    """Those above; runs, in which several ways to cut look equally good; characters of every kind; mixtures."""
+    yield from _ODD_TEXTS
+    for unit in _REPEATED:
+        yield from (f"{unit * count}x" for count in (*range(2, 24), 100))
+    yield from _characters()
+    chance = random.Random(0)
+    for _ in range(_NUM_RANDOM):
+        yield "".join(chance.choices(_LETTERS, k=chance.randrange(1, 40)))
+
+
+def _characters() -> Iterator[str]:
+    """Characters that Unicode has assigned, among letters, digits and spaces."""
+    before = ""
+    for code in range(sys.maxunicode + 1):
+        character = chr(code)
+        category = unicodedata.category(character)
+        if category not in ("Cn", "Cs", "Co") and (category != before or code % _EVERY_CHARACTER == 0):
+            yield f"a{character}b {character}{character}1{character} \n{character}"
+        before = category
