@@ -17,6 +17,7 @@ from firstlight.convert.fp8_blocks import dequantised
 from firstlight.convert.hub_section import expanded, read_section
 from firstlight.convert.hub_weights import read_weights
 from firstlight.convert.tensor_layout import to_theirs
+from firstlight.data.prepare import PrepareRequest, prepare
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
 from tests.parity.hub_cases import CASES, EXPORTED, MTP, Case
@@ -244,3 +245,48 @@ def test_an_unknown_field_is_refused_by_name(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**values, "logit_softcapping": 30.0}))
     with pytest.raises(InputError, match="logit_softcapping"):
         read_section(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STORIES.is_dir(), reason=f"there is no {STORIES}")
+def test_a_real_model_learns_another_text(tmp_path: Path) -> None:
+    """From its published weights, not from noise: the first loss is that of a model that knows such stories."""
+    run = make_tiny_run(tmp_path)
+    lines = [
+        f"Once upon a time, there was a little {animal} named {name}. {name} loved to play in the {place}. "
+        f'One day, {name} saw a big {thing}. "Wow, what a nice {thing}!" said {name}.'
+        for animal in ("dog", "cat", "bird", "fish")
+        for name in ("Tim", "Lily", "Ben", "Sue", "Max")
+        for place in ("park", "house", "garden", "sun")
+        for thing in ("ball", "tree", "box", "car")
+    ]
+    (tmp_path / "stories.txt").write_text("\n".join(lines))
+    prepare(
+        PrepareRequest(
+            inputs=(tmp_path / "stories.txt",),
+            documents="line",
+            tokenizer=STORIES / "tokenizer.json",
+            output_prefix=run.folder / "data" / "more",
+            held_out_fraction=0.2,
+            eod_token="</s>",
+        )
+    )
+    (run.folder / "run.yaml").write_text(
+        section_of(STORIES)
+        + f"""\
+data:
+  train: {{sources: [{{path: data/more_text_document}}], sequence_length: 128}}
+  evaluate: [{{name: more, path: data/more_heldout_text_document}}]
+  tokenizer: {STORIES / "tokenizer.json"}
+optimizer: {{type: adamw, learning_rate: 1e-3}}
+training: {{steps: 30, global_batch_size: 8, evaluate_every_steps: 15, evaluate_samples: 32, output_folder: out}}
+monitor: {{log_every_steps: 1, sinks: [jsonl], peak_flops_per_second: 1e12}}
+"""
+    )
+    done = run.train()
+    assert done.returncode == 0, done.stderr
+    losses = [line["loss"] for line in run.metrics("step")]
+    assert losses[-1] < losses[0] - 0.5
+    assert losses[0] < 3  # ln 512 = 6.24 is what a model of noise has
+    held_out = [line["eval_loss"] for line in run.metrics("evaluation")]
+    assert held_out[-1] < held_out[0]
