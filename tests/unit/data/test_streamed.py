@@ -147,7 +147,6 @@ def _batches(
             micro_batch_size=micro,
             data_rank=rank,
             data_size=size,
-            end_of_document=None,
             reader=None,
         )
         if state:
@@ -216,7 +215,6 @@ def test_read_ahead_with_a_blend_and_resumed(folder: Path, buffer: int) -> None:
             micro_batch_size=3,
             data_rank=0,
             data_size=1,
-            end_of_document=None,
             reader=ThreadReader(dataset, 2),
         )
 
@@ -245,7 +243,6 @@ def test_workers_read_the_same(one: Path) -> None:
             micro_batch_size=2,
             data_rank=0,
             data_size=1,
-            end_of_document=None,
             reader=reader,
         )
         batches.append([next(stream).tokens.tolist() for _ in range(4)])
