@@ -8,10 +8,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from firstlight.base.errors import NoCheckpointError
-from firstlight.base.log import get_logger
-from firstlight.base.peers import Peers
-from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
-from firstlight.checkpoint.reader import read_tensors
+from firstlight.base.peers import Alone, Peers
+from firstlight.checkpoint.manifest import Manifest
+from firstlight.checkpoint.reader import load
 from firstlight.checkpoint.writer import CheckpointWriter
 from firstlight.config.training import CheckpointConfig
 
@@ -76,9 +75,9 @@ class Checkpointer:
         A candidate that does not load is named with the reason, and the one before it is tried. Raises
         NoCheckpointError when there are candidates and none loads: a run never starts from zero over them.
         """
-        found = candidates(self._folder)
+        found = self._agreed_candidates()
         for folder in found:
-            manifest = self._load(folder, state)
+            manifest = load(folder, state.tensors(), self._peers)
             if manifest is not None:
                 state.load_state_dict(manifest.state)
                 self._known_step = manifest.step
@@ -90,20 +89,22 @@ class Checkpointer:
             )
         return None
 
-    def _load(self, folder: Path, state: Stateful) -> Manifest | None:
-        manifest: Manifest | None = None
-        try:
-            manifest = read_manifest(folder)
-            read_tensors(folder, manifest, state.tensors())
-        except UnusableCheckpoint as error:
-            get_logger().warning(f"checkpoint passed over: {error}")
-            manifest = None
-        return manifest if self._peers.all_true(manifest is not None) else None
+    def _agreed_candidates(self) -> list[Path]:
+        """The candidates that the first rank sees: a shared file system may show them to another rank later."""
+        mine = candidates(self._folder) if self._peers.rank == 0 else []
+        (count,) = self._peers.sum([float(len(mine))])
+        steps = [float(step_of(folder)) for folder in mine] or [0.0] * int(count)
+        return [self._folder / step_folder(int(step)) for step in self._peers.sum(steps)] if count else []
 
 
 def step_folder(step: int) -> str:
     """The name of a step's folder."""
     return f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a folder with such a name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def candidates(folder: Path) -> list[Path]:
@@ -120,12 +121,8 @@ def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> Manifest:
     """
     found = candidates(folder)
     for candidate in found:
-        try:
-            manifest = read_manifest(candidate)
-            read_tensors(candidate, manifest, tensors)
-        except UnusableCheckpoint as error:
-            get_logger().warning(f"checkpoint passed over: {error}")
-        else:
+        manifest = load(candidate, tensors, Alone())
+        if manifest is not None:
             return manifest
     reason = "can be loaded (reasons above)" if found else "is there; train first"
     raise NoCheckpointError(f"no checkpoint in {folder} {reason}")

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from firstlight.base.errors import FirstlightError
 from firstlight.base.peers import Peers, together
+from firstlight.checkpoint.blocks import NAME_OF_DTYPE
 from firstlight.checkpoint.files import flush_folder, replace_durably, write_durably, write_tensors
 from firstlight.checkpoint.manifest import (
     MANIFEST,
@@ -25,8 +25,6 @@ from firstlight.checkpoint.shards import LocalShard, local_shard
 LATEST = "latest"
 STAGING_PREFIX = ".staging-"
 REPLACED_PREFIX = ".replaced-"
-
-_NAME_OF_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class CheckpointWriter:
@@ -116,7 +114,7 @@ def _act(step: Callable[[], None] | None) -> None:
 
 def _record(shard: LocalShard, file: str) -> TensorRecord:
     placed = ShardRecord(file=file, offset=shard.offset, shape=tuple(shard.data.shape))
-    return TensorRecord(dtype=_NAME_OF_DTYPE[shard.data.dtype], shape=shard.global_shape, shards=(placed,))
+    return TensorRecord(dtype=NAME_OF_DTYPE[shard.data.dtype], shape=shard.global_shape, shards=(placed,))
 
 
 def _part_file(staging: Path, rank: int) -> Path:

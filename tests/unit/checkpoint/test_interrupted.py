@@ -12,8 +12,8 @@ from firstlight.checkpoint import writer
 from firstlight.checkpoint.checkpointer import candidates
 from firstlight.checkpoint.files import FileRecord, write_durably
 from firstlight.checkpoint.manifest import UnusableCheckpoint, read_manifest
-from firstlight.checkpoint.reader import read_tensors
 from tests.unit.checkpoint.disk import Disk, Killed, failing_disk
+from tests.unit.checkpoint.reading import read_tensors
 from tests.unit.checkpoint.state import (
     MODEL_FILE,
     OPTIMIZER_FILE,
