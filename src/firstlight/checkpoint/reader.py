@@ -89,7 +89,7 @@ def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> Manifest 
     Each file that some rank needs is verified by one of them, before any rank fills anything. A rank on which it
     fails says why.
     """
-    manifest = _agreed(peers, lambda: read_manifest(folder))
+    manifest = _agreed(peers, lambda: _healthy(folder))
     if manifest is None or not _is_same_everywhere(peers, manifest, folder):
         return None
     shards = {name: local_shard(tensor, is_first_rank=False) for name, tensor in tensors.items()}
@@ -100,6 +100,19 @@ def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> Manifest 
     if _agreed(peers, lambda: _verify(folder, manifest, mine)) is None:
         return None
     return manifest if _agreed(peers, plan.read) is not None else None
+
+
+def _healthy(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    if manifest.health and not manifest.is_healthy:
+        names = ", ".join(manifest.health.not_finite)
+        raise UnusableCheckpoint(f"{folder} is unhealthy: values that are not finite in {names}")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Raise UnusableCheckpoint unless every file is as it was recorded."""
+    _verify(folder, manifest, sorted(manifest.files))
 
 
 def _agreed(peers: Peers, act: Callable[[], Result]) -> Result | None:

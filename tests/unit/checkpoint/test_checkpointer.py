@@ -10,10 +10,11 @@ from safetensors import safe_open
 
 from firstlight.base.errors import NoCheckpointError
 from firstlight.checkpoint import reader
-from firstlight.checkpoint.checkpointer import Checkpointer, candidates, load_newest
+from firstlight.checkpoint.checkpointer import Checkpointer, load_newest
 from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
 from firstlight.checkpoint.reader import ReadPlan
 from firstlight.checkpoint.shards import LocalShard
+from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.training import CheckpointConfig
 from tests.unit.checkpoint.state import (
     MODEL_FILE,

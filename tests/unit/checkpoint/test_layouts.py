@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from firstlight.checkpoint import reader
-from firstlight.checkpoint.checkpointer import candidates
 from firstlight.checkpoint.manifest import read_manifest
 from firstlight.checkpoint.reader import ReadPlan
 from firstlight.checkpoint.shards import local_shard
+from firstlight.checkpoint.step_folder import candidates
 from firstlight.layout.mesh import Layout
 from tests.unit.checkpoint.layouts import LAYOUTS, LaidOut, expected, name_of, rank_state
 from tests.unit.checkpoint.state import checkpointer, same_bits
