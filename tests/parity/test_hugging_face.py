@@ -19,8 +19,8 @@ from transformers import (
 from transformers.modeling_layers import MtpModel
 
 from firstlight.base.peers import Alone
-from firstlight.checkpoint.checkpointer import step_folder
 from firstlight.checkpoint.manifest import Manifest
+from firstlight.checkpoint.step_folder import step_folder
 from firstlight.checkpoint.writer import CheckpointWriter
 from firstlight.config.model import ModelConfig
 from firstlight.config.training import RecomputeConfig

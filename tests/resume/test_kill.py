@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from firstlight.checkpoint.checkpointer import candidates
 from firstlight.checkpoint.manifest import Manifest, read_manifest
+from firstlight.checkpoint.step_folder import candidates
 from tests.runs import TinyRun, command, environment, make_tiny_run, train_arguments, wait_until
 
 STEPS = 7
@@ -131,7 +131,7 @@ def test_killed_while_saving(undisturbed: dict[int, tuple[TinyRun, Manifest]], f
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert last_step(run) == 2
+    assert last_step(run) >= 2
     # Published by the rename behind the ninth flush.
     assert len(candidates(run.checkpoints)) == (flush > 9)
     assert finish(run, 1).files == undisturbed[1][1].files

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from firstlight.checkpoint.checkpointer import candidates
 from firstlight.checkpoint.manifest import Manifest, read_manifest
+from firstlight.checkpoint.step_folder import candidates
 from tests.runs import TinyRun, command, environment, make_tiny_run, train_arguments, wait_until
 
 SOURCES = "[{path: data/tiny_text_document, weight: 3}, {path: data/tiny_heldout_text_document}]"

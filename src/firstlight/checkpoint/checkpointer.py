@@ -1,21 +1,26 @@
 """The face of the room: when to save, save, restore the newest good one, keep the last few."""
 
-import re
-from collections.abc import Mapping
+import copy
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from firstlight.base.errors import NoCheckpointError
+from firstlight.base.errors import FirstlightError, NoCheckpointError
 from firstlight.base.log import get_logger
-from firstlight.base.peers import Peers
-from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
-from firstlight.checkpoint.reader import read_tensors
+from firstlight.base.peers import Alone, Peers, together
+from firstlight.checkpoint.manifest import Manifest
+from firstlight.checkpoint.reader import load
+from firstlight.checkpoint.retention import Retention
+from firstlight.checkpoint.snapshot import HostBuffers
+from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
+from firstlight.checkpoint.task import Task
 from firstlight.checkpoint.writer import CheckpointWriter
 from firstlight.config.training import CheckpointConfig
-
-_STEP_FOLDER = re.compile(r"step-(\d{8})")
 
 
 class Stateful(Protocol):
@@ -32,43 +37,124 @@ class Stateful(Protocol):
 
 
 class Checkpointer:
-    """Saves and restores a run's state in `folder`. `save` and `restore` are collectives."""
+    """Saves and restores a run's state in `folder`. All methods are collectives.
+
+    A save that fails is reported by the rank on which it failed, and training goes on with the checkpoints that are
+    there; only `finish` raises, when it was the last one. Files are written beside the main thread, and ranks agree in
+    it: `due` looks, once a step, whether all have written.
+    """
 
     def __init__(
-        self, folder: Path, config: CheckpointConfig, peers: Peers, *, configuration: Mapping[str, Any]
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        peers: Peers,
+        *,
+        configuration: Mapping[str, Any],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._config = config
         self._peers = peers
         self._configuration = dict(configuration)
-        self._writer = CheckpointWriter(folder, peers)
+        self._clock = clock
+        self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size)
+        self._retention = Retention(folder, config)
+        self._buffers = HostBuffers()
         self._known_step: int | None = None
+        self._saving: _Saving | None = None
+        self._failure: FirstlightError | None = None
+        self._is_last_lost = False
+        self._saved_at = clock()
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` is to be saved."""
-        every = self._config.save_every_steps
-        return every > 0 and step % every == 0
+        if self._saving is not None:
+            self._advance()
+        every, minutes = self._config.save_every_steps, self._config.save_every_minutes
+        if every > 0 and step % every == 0:
+            return True
+        return minutes > 0 and self._peers.any_true(
+            self._peers.rank == 0 and self._clock() - self._saved_at >= 60 * minutes
+        )
 
     def save(self, state: Stateful) -> None:
-        """Publish the state, then remove all but the newest `keep_last`.
+        """Save the state, unless that of this step was just saved or restored.
 
-        Nothing is written when the state of this step was just saved or restored.
+        Returns when the state is copied, or, if saving is not asynchronous, when it is published. A save that is
+        still in flight is waited for: there is never a second one.
         """
+        self._settle()
         if state.step == self._known_step:
+            return
+        self._saved_at = self._clock()
+        self._failure, self._is_last_lost = None, False
+        name = step_folder(state.step)
+        prepare = partial(self._writer.prepare, name) if self._peers.rank == 0 else None
+        if self._has_failed(Task(prepare, in_background=False)):
             return
         manifest = Manifest(
             step=state.step,
             world_size=self._peers.size,
-            state=state.state_dict(),
+            state=copy.deepcopy(state.state_dict()),
             configuration=self._configuration,
             files={},
             tensors={},
         )
-        self._writer.write(step_folder(state.step), state.tensors(), manifest)
-        self._known_step = state.step
-        # A newer one is there when it was refused on restoring: it does not count, and is replaced at its step.
-        usable = [folder for folder in candidates(self._folder) if folder.name <= step_folder(state.step)]
-        self._writer.remove(usable[self._config.keep_last :])
+        shards = self._buffers.copy(state.tensors(), is_first_rank=self._peers.rank == 0)
+        write = Task(partial(self._writer.write_part, name, shards), in_background=self._config.asynchronous)
+        self._saving = _Saving(name=name, manifest=manifest, task=write)
+        if not self._config.asynchronous:
+            self._settle()
+
+    def finish(self) -> None:
+        """Wait for a save in flight. Raises FirstlightError when the last save has failed."""
+        self._settle()
+        if self._is_last_lost:
+            together(self._peers, self._raise_failure)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise FirstlightError(f"the last state is not saved: {self._failure}")
+
+    def _settle(self) -> None:
+        while self._saving is not None:
+            self._saving.task.wait()
+            self._advance()
+
+    def _advance(self) -> None:
+        """One collective: has every rank done its piece? Then the next piece, or the end."""
+        saving = self._saving
+        assert saving is not None, "called while a save is in flight"
+        if not self._peers.all_true(saving.task.is_done()):
+            return
+        if self._has_failed(saving.task):
+            self._saving = None
+            if self._peers.rank == 0:
+                self._writer.give_up(saving.name)
+        elif saving.is_publishing:
+            self._saving = None
+            self._known_step = saving.manifest.step
+        else:
+            publish = partial(self._publish, saving) if self._peers.rank == 0 else None
+            task = Task(publish, in_background=self._config.asynchronous)
+            self._saving = replace(saving, task=task, is_publishing=True)
+
+    def _has_failed(self, task: Task) -> bool:
+        """Whether it has on some rank; the rank says why."""
+        failure = task.failure()
+        if failure is not None:
+            get_logger().error(f"{failure}; training goes on, and the next save tries again")
+            self._failure = failure
+        self._is_last_lost = self._peers.any_true(failure is not None)
+        return self._is_last_lost
+
+    def _publish(self, saving: "_Saving") -> None:
+        manifest = self._writer.publish(saving.name, saving.manifest)
+        if manifest.health and not manifest.is_healthy:
+            names = ", ".join(manifest.health.not_finite)
+            get_logger().warning(f"{self._folder / saving.name} is unhealthy: values that are not finite in {names}")
+        self._retention.saved(manifest)
 
     def restore(self, state: Stateful) -> int | None:
         """Fill `state` from the newest checkpoint that loads on all ranks; its step, or None when there is none.
@@ -76,12 +162,13 @@ class Checkpointer:
         A candidate that does not load is named with the reason, and the one before it is tried. Raises
         NoCheckpointError when there are candidates and none loads: a run never starts from zero over them.
         """
-        found = candidates(self._folder)
+        found = self._agreed_candidates()
         for folder in found:
-            manifest = self._load(folder, state)
+            manifest = load(folder, state.tensors(), self._peers)
             if manifest is not None:
                 state.load_state_dict(manifest.state)
                 self._known_step = manifest.step
+                self._retention.restored(manifest)
                 return manifest.step
         if found:
             raise NoCheckpointError(
@@ -90,27 +177,22 @@ class Checkpointer:
             )
         return None
 
-    def _load(self, folder: Path, state: Stateful) -> Manifest | None:
-        manifest: Manifest | None = None
-        try:
-            manifest = read_manifest(folder)
-            read_tensors(folder, manifest, state.tensors())
-        except UnusableCheckpoint as error:
-            get_logger().warning(f"checkpoint passed over: {error}")
-            manifest = None
-        return manifest if self._peers.all_true(manifest is not None) else None
+    def _agreed_candidates(self) -> list[Path]:
+        """The candidates that the first rank sees: a shared file system may show them to another rank later."""
+        mine = candidates(self._folder) if self._peers.rank == 0 else []
+        (count,) = self._peers.sum([float(len(mine))])
+        steps = [float(step_of(folder)) for folder in mine] or [0.0] * int(count)
+        return [self._folder / step_folder(int(step)) for step in self._peers.sum(steps)] if count else []
 
 
-def step_folder(step: int) -> str:
-    """The name of a step's folder."""
-    return f"step-{step:08d}"
+@dataclass(frozen=True, kw_only=True)
+class _Saving:
+    """A save in flight: ranks write their parts, then the first one publishes."""
 
-
-def candidates(folder: Path) -> list[Path]:
-    """The published checkpoints of a run, the newest first."""
-    if not folder.is_dir():
-        return []
-    return sorted((entry for entry in folder.iterdir() if _STEP_FOLDER.fullmatch(entry.name)), reverse=True)
+    name: str
+    manifest: Manifest
+    task: Task
+    is_publishing: bool = False
 
 
 def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> Manifest:
@@ -120,12 +202,8 @@ def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> Manifest:
     """
     found = candidates(folder)
     for candidate in found:
-        try:
-            manifest = read_manifest(candidate)
-            read_tensors(candidate, manifest, tensors)
-        except UnusableCheckpoint as error:
-            get_logger().warning(f"checkpoint passed over: {error}")
-        else:
+        manifest = load(candidate, tensors, Alone())
+        if manifest is not None:
             return manifest
     reason = "can be loaded (reasons above)" if found else "is there; train first"
     raise NoCheckpointError(f"no checkpoint in {folder} {reason}")

@@ -45,11 +45,23 @@ class FileRecord(_Record):
     sha256: str
 
 
+class Health(_Record):
+    """What was noticed while saving: weights with values that are not finite, by name."""
+
+    not_finite: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Whether a run may go on from it."""
+        return not self.not_finite
+
+
 class Part(_Record):
     """What one rank wrote."""
 
     files: dict[str, FileRecord]
     tensors: dict[str, TensorRecord]
+    not_finite: tuple[str, ...] = ()
 
 
 class Manifest(_Record):
@@ -63,6 +75,8 @@ class Manifest(_Record):
     configuration: dict[str, Any]
     files: dict[str, FileRecord]
     tensors: dict[str, TensorRecord]
+    health: Health | None = None
+    """None in checkpoints that were written before it was looked at."""
     digest: str = ""
     """SHA-256 of all the other fields, so that a changed digit here is noticed as well."""
 
@@ -74,12 +88,24 @@ class Manifest(_Record):
         """Whether the digest is that of the content."""
         return self.digest == self._content_digest()
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether a run may go on from it, as far as is known."""
+        return self.health is None or self.health.is_good
+
+    def text(self) -> str:
+        """The content of the file."""
+        return self.model_dump_json(indent=1, exclude=self._left_out())
+
     def _content_digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"} | self._left_out()).encode()).hexdigest()
+
+    def _left_out(self) -> set[str]:
+        return {"health"} if self.health is None else set()
 
 
-def join_parts(parts: list[Part]) -> tuple[dict[str, FileRecord], dict[str, TensorRecord]]:
-    """Files and tensors of all ranks; the blocks of one tensor come together."""
+def join_parts(manifest: Manifest, parts: list[Part]) -> Manifest:
+    """`manifest` with the files and tensors of all ranks, sealed; the blocks of one tensor come together."""
     files: dict[str, FileRecord] = {}
     tensors: dict[str, TensorRecord] = {}
     for part in parts:
@@ -88,7 +114,8 @@ def join_parts(parts: list[Part]) -> tuple[dict[str, FileRecord], dict[str, Tens
             known = tensors.get(name)
             shards = (*known.shards, *record.shards) if known else record.shards
             tensors[name] = record.model_copy(update={"shards": shards})
-    return files, tensors
+    health = Health(not_finite=tuple(sorted({name for part in parts for name in part.not_finite})))
+    return manifest.model_copy(update={"files": files, "tensors": tensors, "health": health}).sealed()
 
 
 def read_manifest(folder: Path) -> Manifest:

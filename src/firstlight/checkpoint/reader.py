@@ -1,67 +1,160 @@
-"""Reads a checkpoint of any layout into the tensors of this rank's layout."""
+"""Reads a checkpoint of any layout into the tensors of this rank's layout, of each file only what this rank needs."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from firstlight.base.log import get_logger
+from firstlight.base.peers import Peers
+from firstlight.checkpoint.blocks import NAME_OF_DTYPE, BlockFile, Region, opened
 from firstlight.checkpoint.files import verify_file
-from firstlight.checkpoint.manifest import Manifest, ShardRecord, UnusableCheckpoint
+from firstlight.checkpoint.manifest import Manifest, ShardRecord, UnusableCheckpoint, read_manifest
 from firstlight.checkpoint.shards import LocalShard, local_shard
 
+Result = TypeVar("Result")
 
-def read_tensors(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Fill `tensors` in place from the checkpoint in `folder`; each file that is needed is verified first.
 
-    Raises UnusableCheckpoint when a file is missing or changed, or a tensor is not there in this shape.
-    """
-    shards = {name: local_shard(tensor, is_first_rank=False) for name, tensor in tensors.items()}
-    needed = {file for name, shard in shards.items() for file in _files_of(folder, manifest, name, shard)}
-    for file in sorted(needed):
-        record = manifest.files.get(file)
+class ReadPlan:
+    """Which parts of which files fill this rank's shards. Raises UnusableCheckpoint when some are not there."""
+
+    def __init__(self, folder: Path, manifest: Manifest, shards: Mapping[str, LocalShard]) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._shards = shards
+        self._parts: dict[str, list[tuple[str, ShardRecord, Region]]] = {}
+        for name, shard in shards.items():
+            self._plan(name, shard)
+        for file in self._parts:
+            if file not in manifest.files:
+                raise UnusableCheckpoint(f"{folder}: the manifest names {file} but has no record of it")
+
+    @property
+    def files(self) -> set[str]:
+        """The names of the files that this rank needs."""
+        return set(self._parts)
+
+    @torch.no_grad()
+    def read(self) -> int:
+        """Fill the shards; the number of bytes of tensors that were read for it. Files must be verified before."""
+        total = 0
+        for file, parts in sorted(self._parts.items()):
+            with opened(self._folder / file) as blocks:
+                for name, saved, region in parts:
+                    self._check_block(blocks, name, saved)
+                    shard = self._shards[name]
+                    source = blocks.read(_key(name), _moved(region, saved.offset))
+                    shard.data[_slices(_moved(region, shard.offset))].copy_(source)
+                total += blocks.num_read
+        return total
+
+    def _plan(self, name: str, shard: LocalShard) -> None:
+        record = self._manifest.tensors.get(name)
         if record is None:
-            raise UnusableCheckpoint(f"{folder}: the manifest names {file} but has no record of it")
-        verify_file(folder / file, record)
-    for file in sorted(needed):
-        _read_file(folder / file, manifest, shards)
+            raise UnusableCheckpoint(f"{self._folder} has no tensor {name}")
+        here = (NAME_OF_DTYPE[shard.data.dtype], shard.global_shape)
+        for what, saved, live in zip(("data type", "shape"), (record.dtype, record.shape), here, strict=True):
+            if saved != live:
+                raise UnusableCheckpoint(
+                    f"{self._folder}: tensor {name} has {what} {_shown(saved)}, this run's has {_shown(live)}"
+                )
+        # Each block counts once, wherever it is stored: two copies of one do not fill a hole.
+        found: dict[Region, ShardRecord] = {}
+        for saved_shard in record.shards:
+            region = _overlap(saved_shard, shard)
+            if region is not None:
+                found.setdefault(region, saved_shard)
+        covered = sum(_volume(region) for region in found)
+        if covered != shard.data.numel():
+            raise UnusableCheckpoint(f"{self._folder}: {covered} of {shard.data.numel()} elements of {name} are there")
+        for region, saved_shard in found.items():
+            self._parts.setdefault(saved_shard.file, []).append((name, saved_shard, region))
+
+    def _check_block(self, blocks: BlockFile, name: str, saved: ShardRecord) -> None:
+        block = blocks.blocks.get(_key(name))
+        expected = (self._manifest.tensors[name].dtype, saved.shape)
+        found = (NAME_OF_DTYPE[block.dtype], block.shape) if block else None
+        if found != expected:
+            raise UnusableCheckpoint(
+                f"{self._folder / saved.file}: tensor {name} is {found}, expected {expected} as the manifest says"
+            )
 
 
-def _files_of(folder: Path, manifest: Manifest, name: str, shard: LocalShard) -> Iterator[str]:
-    record = manifest.tensors.get(name)
-    if record is None:
-        raise UnusableCheckpoint(f"{folder} has no tensor {name}")
-    if record.shape != shard.global_shape:
-        raise UnusableCheckpoint(
-            f"{folder}: tensor {name} has shape {list(record.shape)}, this run's has {list(shard.global_shape)}"
-        )
-    # Each block counts once, wherever it is stored: two copies of one do not fill a hole.
-    overlaps = [(saved, _overlap(saved, shard)) for saved in record.shards]
-    covered = sum(_volume(region) for region in {region for _, region in overlaps if region is not None})
-    if covered != shard.data.numel():
-        raise UnusableCheckpoint(f"{folder}: {covered} of {shard.data.numel()} elements of {name} are there")
-    return (saved.file for saved, region in overlaps if region is not None)
+def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> Manifest | None:
+    """Fill `tensors` from the checkpoint in `folder`; None when that is not possible on all ranks. Collective.
+
+    Each file that some rank needs is verified by one of them, before any rank fills anything. A rank on which it
+    fails says why.
+    """
+    manifest = _agreed(peers, lambda: _healthy(folder))
+    if manifest is None or not _is_same_everywhere(peers, manifest, folder):
+        return None
+    shards = {name: local_shard(tensor, is_first_rank=False) for name, tensor in tensors.items()}
+    plan = _agreed(peers, lambda: ReadPlan(folder, manifest, shards))
+    if plan is None:
+        return None
+    mine = _share(manifest, _needed_by_any(peers, manifest, plan), peers)
+    if _agreed(peers, lambda: _verify(folder, manifest, mine)) is None:
+        return None
+    return manifest if _agreed(peers, plan.read) is not None else None
 
 
-@torch.no_grad()
-def _read_file(path: Path, manifest: Manifest, shards: Mapping[str, LocalShard]) -> None:
+def _healthy(folder: Path) -> Manifest:
+    manifest = read_manifest(folder)
+    if manifest.health and not manifest.is_healthy:
+        names = ", ".join(manifest.health.not_finite)
+        raise UnusableCheckpoint(f"{folder} is unhealthy: values that are not finite in {names}")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Raise UnusableCheckpoint unless every file is as it was recorded."""
+    _verify(folder, manifest, sorted(manifest.files))
+
+
+def _agreed(peers: Peers, act: Callable[[], Result]) -> Result | None:
+    """What `act` returns when it succeeds on all ranks, else None."""
+    result: Result | None = None
     try:
-        with safe_open(path, framework="pt") as file:
-            for name, shard in shards.items():
-                for saved in manifest.tensors[name].shards:
-                    region = _overlap(saved, shard) if saved.file == path.name else None
-                    if region is not None:
-                        key = name.partition("/")[2]
-                        source = file.get_slice(key)
-                        block = source[_within(region, saved.offset)] if region else file.get_tensor(key)
-                        shard.data[_within(region, shard.offset)].copy_(block)
-    except (SafetensorError, OSError) as error:
-        raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
+        result = act()
+    except UnusableCheckpoint as error:
+        get_logger().warning(f"checkpoint passed over: {error}")
+    return result if peers.all_true(result is not None) else None
 
 
-Region = tuple[tuple[int, int], ...]
-"""Begin and end in each dimension of the whole tensor; empty for a scalar."""
+def _is_same_everywhere(peers: Peers, manifest: Manifest, folder: Path) -> bool:
+    number = float(int(manifest.digest[:8], 16))
+    if peers.all_true(peers.sum([number])[0] == number * peers.size):
+        return True
+    get_logger().warning(f"checkpoint passed over: {folder} is not the same for all ranks")
+    return False
+
+
+def _needed_by_any(peers: Peers, manifest: Manifest, plan: ReadPlan) -> list[str]:
+    names = sorted(manifest.files)
+    counts = peers.sum([float(name in plan.files) for name in names])
+    return [name for name, count in zip(names, counts, strict=True) if count]
+
+
+def _share(manifest: Manifest, names: list[str], peers: Peers) -> list[str]:
+    """The files that this rank verifies: the largest first, each to the rank with the fewest bytes so far."""
+    loads = [0] * peers.size
+    mine = []
+    for name in sorted(names, key=lambda name: (-manifest.files[name].num_bytes, name)):
+        rank = loads.index(min(loads))
+        loads[rank] += manifest.files[name].num_bytes
+        if rank == peers.rank:
+            mine.append(name)
+    return sorted(mine)
+
+
+def _verify(folder: Path, manifest: Manifest, names: list[str]) -> int:
+    for name in names:
+        verify_file(folder / name, manifest.files[name])
+    return len(names)
 
 
 def _overlap(saved: ShardRecord, shard: LocalShard) -> Region | None:
@@ -74,12 +167,23 @@ def _overlap(saved: ShardRecord, shard: LocalShard) -> Region | None:
     return region if all(begin < end for begin, end in region) else None
 
 
-def _within(region: Region, offset: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(begin - start, end - start) for (begin, end), start in zip(region, offset, strict=True))
+def _moved(region: Region, offset: tuple[int, ...]) -> Region:
+    """The same region, counted from `offset`."""
+    return tuple((begin - start, end - start) for (begin, end), start in zip(region, offset, strict=True))
+
+
+def _slices(region: Region) -> tuple[slice, ...]:
+    return tuple(slice(begin, end) for begin, end in region)
 
 
 def _volume(region: Region) -> int:
-    volume = 1
-    for begin, end in region:
-        volume *= end - begin
-    return volume
+    return math.prod(end - begin for begin, end in region)
+
+
+def _shown(value: object) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _key(name: str) -> str:
+    """A tensor's key in its file: without the kind, which is the file's name."""
+    return name.partition("/")[2]

@@ -1,15 +1,12 @@
 """Writes one checkpoint: aside, every rank its part, manifest last, then one rename."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from firstlight.base.errors import FirstlightError
-from firstlight.base.peers import Peers, together
+from firstlight.checkpoint.blocks import NAME_OF_DTYPE
 from firstlight.checkpoint.files import flush_folder, replace_durably, write_durably, write_tensors
 from firstlight.checkpoint.manifest import (
     MANIFEST,
@@ -20,76 +17,80 @@ from firstlight.checkpoint.manifest import (
     TensorRecord,
     join_parts,
 )
-from firstlight.checkpoint.shards import LocalShard, local_shard
+from firstlight.checkpoint.shards import LocalShard
+from firstlight.checkpoint.snapshot import not_finite_weights
 
 LATEST = "latest"
 STAGING_PREFIX = ".staging-"
 REPLACED_PREFIX = ".replaced-"
 
-_NAME_OF_DTYPE = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-
 
 class CheckpointWriter:
-    """Publishes checkpoints in `folder`. A reader sees a whole one or none."""
+    """The pieces of a save in `folder`; a reader sees a whole checkpoint or none. None of them is a collective.
 
-    def __init__(self, folder: Path, peers: Peers) -> None:
+    The first rank prepares; then every rank writes its part; when all have, the first rank publishes. Each raises
+    FirstlightError with the path, the reason and the space when the disk refuses; published checkpoints stay.
+    """
+
+    def __init__(self, folder: Path, *, rank: int, num_ranks: int) -> None:
         self._folder = folder
-        self._peers = peers
+        self._rank = rank
+        self._num_ranks = num_ranks
 
-    def write(self, name: str, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
-        """Publish `tensors` as the folder `name`; `manifest` lacks only files and tensors. Collective.
+    def prepare(self, name: str) -> None:
+        """Sweep what interrupted saves left, and make the folder that is written to."""
+        with _refusals(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for prefix in (STAGING_PREFIX, REPLACED_PREFIX):
+                for leftover in self._folder.glob(prefix + "*"):
+                    shutil.rmtree(leftover)
+            self._staging(name).mkdir()
 
-        Raises FirstlightError on every rank when one of them could not write; the old checkpoints stay as they are.
-        """
-        staging = self._folder / (STAGING_PREFIX + name)
-        is_first = self._peers.rank == 0
-        target = self._folder / name
-        together(self._peers, partial(_act, partial(self._prepare, staging) if is_first else None))
-        together(self._peers, partial(_act, partial(self._write_part, staging, tensors)))
-        together(self._peers, partial(_act, partial(self._publish, staging, target, manifest) if is_first else None))
-
-    def remove(self, old: Sequence[Path]) -> None:
-        """Remove published checkpoints, each whole before the eyes of a reader. Collective."""
-        together(self._peers, partial(_act, partial(_remove, old) if self._peers.rank == 0 else None))
-
-    def _prepare(self, staging: Path) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for prefix in (STAGING_PREFIX, REPLACED_PREFIX):
-            for leftover in self._folder.glob(prefix + "*"):
-                shutil.rmtree(leftover)
-        staging.mkdir()
-
-    def _write_part(self, staging: Path, tensors: Mapping[str, Tensor]) -> None:
-        rank = self._peers.rank
-        shards = {name: local_shard(tensor, is_first_rank=rank == 0) for name, tensor in tensors.items()}
-        mine = {name: shard for name, shard in shards.items() if shard.is_written}
+    def write_part(self, name: str, shards: Mapping[str, LocalShard]) -> None:
+        """Write this rank's files, and beside them its part of the manifest."""
+        staging = self._staging(name)
         files: dict[str, FileRecord] = {}
         records: dict[str, TensorRecord] = {}
-        for kind in sorted({name.partition("/")[0] for name in mine}):
-            names = [name for name in mine if name.partition("/")[0] == kind]
-            file = f"{kind}-{rank + 1:05d}-of-{self._peers.size:05d}.safetensors"
-            files[file] = write_tensors(staging / file, {_key(name): mine[name].data for name in names})
-            records.update({name: _record(mine[name], file) for name in names})
-        part = Part(files=files, tensors=records)
-        write_durably(_part_file(staging, rank), part.model_dump_json().encode())
+        with _refusals(staging, num_bytes=sum(shard.data.nbytes for shard in shards.values())):
+            for kind in sorted({name.partition("/")[0] for name in shards}):
+                names = [name for name in shards if name.partition("/")[0] == kind]
+                file = f"{kind}-{self._rank + 1:05d}-of-{self._num_ranks:05d}.safetensors"
+                files[file] = write_tensors(staging / file, {_key(name): shards[name].data for name in names})
+                records.update({name: _record(shards[name], file) for name in names})
+            part = Part(files=files, tensors=records, not_finite=tuple(not_finite_weights(shards)))
+            write_durably(_part_file(staging, self._rank), part.model_dump_json().encode())
 
-    def _publish(self, staging: Path, target: Path, manifest: Manifest) -> None:
-        part_files = [_part_file(staging, rank) for rank in range(self._peers.size)]
-        files, tensors = join_parts([Part.model_validate_json(file.read_bytes()) for file in part_files])
-        whole = manifest.model_copy(update={"files": files, "tensors": tensors}).sealed()
-        for file in part_files:
-            file.unlink()
-        write_durably(staging / MANIFEST, whole.model_dump_json(indent=1).encode())
-        flush_folder(staging)
-        if target.exists():
-            # A checkpoint that was refused when the run was restored: out of the way, and gone with the next save.
-            _set_aside(target)
-        staging.rename(target)
-        flush_folder(self._folder)
-        replace_durably(self._folder / LATEST, (target.name + "\n").encode())
+    def publish(self, name: str, manifest: Manifest) -> Manifest:
+        """Join the parts and make the checkpoint visible; the manifest that is there now.
+
+        `manifest` lacks only what the ranks' parts hold.
+        """
+        staging, target = self._staging(name), self._folder / name
+        part_files = [_part_file(staging, rank) for rank in range(self._num_ranks)]
+        with _refusals(staging):
+            whole = join_parts(manifest, [Part.model_validate_json(file.read_bytes()) for file in part_files])
+            for file in part_files:
+                file.unlink()
+            write_durably(staging / MANIFEST, whole.text().encode())
+            flush_folder(staging)
+            if target.exists():
+                # A checkpoint that was refused when the run was restored: out of the way, gone with the next save.
+                _set_aside(target)
+            staging.rename(target)
+            flush_folder(self._folder)
+            replace_durably(self._folder / LATEST, (target.name + "\n").encode())
+        return whole
+
+    def give_up(self, name: str) -> None:
+        """Free the space of a save that failed, as far as the disk lets us; the next one sweeps the rest."""
+        shutil.rmtree(self._staging(name), ignore_errors=True)
+
+    def _staging(self, name: str) -> Path:
+        return self._folder / (STAGING_PREFIX + name)
 
 
-def _remove(old: Sequence[Path]) -> None:
+def remove(old: Sequence[Path]) -> None:
+    """Remove published checkpoints, each whole before the eyes of a reader. Raises FirstlightError."""
     for folder in old:
         try:
             shutil.rmtree(_set_aside(folder))
@@ -105,18 +106,29 @@ def _set_aside(folder: Path) -> Path:
     return folder.rename(aside)
 
 
-def _act(step: Callable[[], None] | None) -> None:
-    """Do this rank's part, if it has one; a file that cannot be written is a failure with its reason."""
+@contextmanager
+def _refusals(folder: Path, *, num_bytes: int | None = None) -> Iterator[None]:
+    """What the disk refuses becomes one message with the place, the reason, the bytes needed and those free."""
     try:
-        if step is not None:
-            step()
+        yield
     except OSError as error:
-        raise FirstlightError(f"checkpoint not written: {error}") from error
+        needed = "" if num_bytes is None else f"{num_bytes:,} bytes needed, "
+        raise FirstlightError(
+            f"checkpoint not written in {folder}: {error}; {needed}{_free_bytes(folder)} bytes free"
+        ) from error
+
+
+def _free_bytes(folder: Path) -> str:
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        return f"{shutil.disk_usage(existing).free:,}"
+    except OSError:
+        return "an unknown number of"
 
 
 def _record(shard: LocalShard, file: str) -> TensorRecord:
     placed = ShardRecord(file=file, offset=shard.offset, shape=tuple(shard.data.shape))
-    return TensorRecord(dtype=_NAME_OF_DTYPE[shard.data.dtype], shape=shard.global_shape, shards=(placed,))
+    return TensorRecord(dtype=NAME_OF_DTYPE[shard.data.dtype], shape=shard.global_shape, shards=(placed,))
 
 
 def _part_file(staging: Path, rank: int) -> Path:

@@ -98,7 +98,13 @@ class CheckpointConfig(Section):
     """When the state is saved, and how many saves are kept. The last step is always saved."""
 
     save_every_steps: Steps = 100
+    save_every_minutes: NotNegative = 0
+    """Save also when so many minutes have passed since the last save began; 0: by steps only."""
     keep_last: Count = 3
+    keep_every_steps: Steps = 0
+    """Keep also, for ever, the saves of steps that are a multiple of this; 0: none."""
+    asynchronous: bool = True
+    """A step waits only for a copy in host memory; files are written while training goes on."""
 
 
 class ResilienceConfig(Section):

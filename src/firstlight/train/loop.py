@@ -55,6 +55,8 @@ def run(parts: Parts, state: TrainState) -> Outcome:
             if outcome or state.finished() or parts.checkpointer.due(state.step):
                 with parts.recorder.span("checkpoint"):
                     parts.checkpointer.save(state)
+        with parts.recorder.span("checkpoint"):
+            parts.checkpointer.finish()
     return outcome or Outcome(first_step=first_step, step=state.step, reason="all steps are done")
 
 

@@ -61,9 +61,11 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8))
 
 
-def checkpointer(folder: Path, *, keep_last: int = 3, peers: Peers | None = None) -> Checkpointer:
+def checkpointer(
+    folder: Path, *, keep_last: int = 3, peers: Peers | None = None, asynchronous: bool = False
+) -> Checkpointer:
     """A checkpointer that has seen nothing yet, as in a new process."""
-    config = CheckpointConfig(save_every_steps=2, keep_last=keep_last)
+    config = CheckpointConfig(save_every_steps=2, keep_last=keep_last, asynchronous=asynchronous)
     return Checkpointer(folder, config, peers or Alone(), configuration={"model": {"width": 3}})
 
 
@@ -72,6 +74,12 @@ def saved(folder: Path, *steps: int, keep_last: int = 3) -> Path:
     for step in steps:
         checkpointer(folder, keep_last=keep_last).save(State(step))
     return folder
+
+
+def save_last(one: Checkpointer, state: State) -> None:
+    """Save the last state of a run: the error is raised."""
+    one.save(state)
+    one.finish()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
-from torch import Tensor
 
 from firstlight.base.errors import NoCheckpointError
-from firstlight.checkpoint import checkpointer as checkpointer_module
-from firstlight.checkpoint.checkpointer import Checkpointer, candidates, load_newest
+from firstlight.checkpoint import reader
+from firstlight.checkpoint.checkpointer import Checkpointer, load_newest
 from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
-from firstlight.checkpoint.reader import read_tensors
+from firstlight.checkpoint.reader import ReadPlan
+from firstlight.checkpoint.shards import LocalShard
+from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.training import CheckpointConfig
 from tests.unit.checkpoint.state import (
     MODEL_FILE,
@@ -158,12 +159,13 @@ def test_all_ranks_restore_the_same_step(tmp_path: Path, monkeypatch: pytest.Mon
     saved(tmp_path, 2, 4)
     states = [blank(), blank()]
 
-    def read_but_on_rank_1(folder: Path, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-        if folder.name == "step-00000004" and tensors is states[1].tensors():
+    def plan_but_on_rank_1(folder: Path, manifest: Manifest, shards: Mapping[str, LocalShard]) -> ReadPlan:
+        live = states[1].tensors()["model/scale"].data_ptr()
+        if folder.name == "step-00000004" and shards["model/scale"].data.data_ptr() == live:
             raise UnusableCheckpoint("this rank's disk is gone")
-        read_tensors(folder, manifest, tensors)
+        return ReadPlan(folder, manifest, shards)
 
-    monkeypatch.setattr(checkpointer_module, "read_tensors", read_but_on_rank_1)
+    monkeypatch.setattr(reader, "ReadPlan", plan_but_on_rank_1)
     answers = on_ranks(2, lambda peers: checkpointer(tmp_path, peers=peers).restore(states[peers.rank]))
     assert answers == [2, 2]
     assert all(is_state_of(state, 2) for state in states)

@@ -1,6 +1,7 @@
 """A save that is interrupted anywhere, or meets a full disk, costs nothing but itself."""
 
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import pytest
 from firstlight.base.errors import FirstlightError
 from firstlight.base.peers import PeerFailed
 from firstlight.checkpoint import writer
-from firstlight.checkpoint.checkpointer import candidates
 from firstlight.checkpoint.files import FileRecord, write_durably
 from firstlight.checkpoint.manifest import UnusableCheckpoint, read_manifest
-from firstlight.checkpoint.reader import read_tensors
+from firstlight.checkpoint.step_folder import candidates
 from tests.unit.checkpoint.disk import Disk, Killed, failing_disk
+from tests.unit.checkpoint.reading import read_tensors
 from tests.unit.checkpoint.state import (
     MODEL_FILE,
     OPTIMIZER_FILE,
@@ -22,6 +23,7 @@ from tests.unit.checkpoint.state import (
     checkpointer,
     contents,
     is_state_of,
+    save_last,
     saved,
 )
 from tests.unit.resilience.peers import on_ranks
@@ -30,7 +32,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 OLD, NEW = 2, 4
 
 
-def interruptions(folder: Path, error: BaseException, before: Path) -> Iterator[tuple[Path, Disk]]:
+def interruptions(
+    folder: Path, error: BaseException, before: Path, *, asynchronous: bool = False
+) -> Iterator[tuple[Path, Disk]]:
     """A save of step 4 over a copy of `before`, interrupted at each of its operations in turn.
 
     Yields the folder after each of them, and the disk; ends when a save is through without an interruption.
@@ -43,7 +47,7 @@ def interruptions(folder: Path, error: BaseException, before: Path) -> Iterator[
         with pytest.MonkeyPatch.context() as patch:
             disk = failing_disk(patch, error, number)
             try:
-                checkpointer(copy, keep_last=2).save(State(NEW))
+                save_last(checkpointer(copy, keep_last=2, asynchronous=asynchronous), State(NEW))
             except (Killed, FirstlightError):
                 pass
             else:
@@ -75,10 +79,11 @@ def is_published(folder: Path) -> bool:
     return (folder / f"step-{NEW:08d}").exists()
 
 
-def test_a_save_killed_anywhere_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_save_killed_anywhere_leaves_the_old_or_the_new_state(tmp_path: Path, asynchronous: bool) -> None:
     before = saved(tmp_path / "before", OLD)
     steps = []
-    for folder, disk in interruptions(tmp_path, Killed(), before):
+    for folder, disk in interruptions(tmp_path, Killed(), before, asynchronous=asynchronous):
         assert unusable(folder) == [], disk.done
         steps.append(restored_step(folder))
         assert steps[-1] == (NEW if is_published(folder) else OLD), disk.done
@@ -157,25 +162,33 @@ def test_a_full_disk_is_one_error_and_the_old_checkpoint_stays(tmp_path: Path) -
 def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = failing_disk(monkeypatch, FULL, 2)
     with pytest.raises(FirstlightError) as caught:
-        checkpointer(tmp_path).save(State(NEW))
-    assert disk.done[-1] == f"write {MODEL_FILE}"
+        save_last(checkpointer(tmp_path), State(NEW))
+    assert f"write {MODEL_FILE}" in disk.done
     assert caught.value.exit_code == 1
-    assert str(caught.value) == "checkpoint not written: [Errno 28] No space left on device"
+    num_bytes = sum(tensor.nbytes for tensor in State(NEW).tensors().values())
+    staging = tmp_path / ".staging-step-00000004"
+    said = (
+        rf"not written in {staging}: \[Errno 28\] No space left on device; {num_bytes} bytes needed, [\d,]+ bytes free"
+    )
+    assert re.search(said, str(caught.value))
 
 
-def test_a_disk_that_cannot_remove_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_cannot_remove_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     saved(tmp_path, 1, OLD)
     monkeypatch.setattr(
         "shutil.rmtree", Disk(error=OSError(errno.EIO, "I/O error"), interrupted=0).around("remove", id)
     )
-    with pytest.raises(FirstlightError, match="I/O error"):
-        checkpointer(tmp_path, keep_last=2).save(State(NEW))
+    save_last(checkpointer(tmp_path, keep_last=2), State(NEW))
+    assert any("step-00000001 cannot be removed" in said and "I/O error" in said for said in caplog.messages)
     assert restored_step(tmp_path) == NEW
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("failing", ["manifest.json", "part-00001.json"])
-def test_when_one_rank_cannot_write_all_end_and_nothing_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+def test_when_one_rank_cannot_write_nothing_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, asynchronous: bool
 ) -> None:
     saved(tmp_path, OLD)
 
@@ -185,8 +198,11 @@ def test_when_one_rank_cannot_write_all_end_and_nothing_is_published(
         return write_durably(path, content)
 
     monkeypatch.setattr(writer, "write_durably", write)
-    answers = on_ranks(2, lambda peers: checkpointer(tmp_path, peers=peers).save(State(NEW)))
+    answers = on_ranks(
+        2, lambda peers: save_last(checkpointer(tmp_path, peers=peers, asynchronous=asynchronous), State(NEW))
+    )
     assert {type(answer) for answer in answers} == {FirstlightError, PeerFailed}
     (own,) = [answer for answer in answers if not isinstance(answer, PeerFailed)]
-    assert str(own) == "checkpoint not written: [Errno 28] No space left on device"
+    assert "the last state is not saved: checkpoint not written in" in str(own)
+    assert "No space left on device" in str(own)
     assert [candidate.name for candidate in candidates(tmp_path)] == [f"step-{OLD:08d}"]

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from firstlight.base.errors import NoCheckpointError
-from firstlight.checkpoint import reader
 from firstlight.checkpoint.files import write_tensors
 from firstlight.checkpoint.manifest import FileRecord, Manifest, ShardRecord, TensorRecord, UnusableCheckpoint
-from firstlight.checkpoint.reader import read_tensors
 from firstlight.checkpoint.shards import LocalShard
+from tests.unit.checkpoint.reading import read_shards, read_tensors
 from tests.unit.checkpoint.state import MODEL_FILE, State, blank, checkpointer, same_bits, saved
 
 WEIGHT, BIAS = "model/weight", "model/bias"
@@ -50,14 +49,16 @@ def read_rows(folder: Path, manifest: Manifest, like: dict[str, Tensor], begin: 
     """What a rank reads that holds the rows from `begin` to `end`."""
     blocks = {name: torch.full_like(tensor[begin:end], -1) for name, tensor in like.items()}
 
-    def local_shard(block: Tensor, *, is_first_rank: bool) -> LocalShard:
-        name = next(name for name, one in blocks.items() if one is block)
-        offset = (begin,) + (0,) * (block.ndim - 1)
-        return LocalShard(data=block, global_shape=tuple(like[name].shape), offset=offset, is_written=is_first_rank)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader, "local_shard", local_shard)
-        read_tensors(folder, manifest, blocks)
+    shards = {
+        name: LocalShard(
+            data=block,
+            global_shape=tuple(like[name].shape),
+            offset=(begin,) + (0,) * (block.ndim - 1),
+            is_written=False,
+        )
+        for name, block in blocks.items()
+    }
+    read_shards(folder, manifest, shards)
     return blocks
 
 

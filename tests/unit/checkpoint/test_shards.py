@@ -1,26 +1,12 @@
 """Which part of a tensor a rank holds, and which of the ranks that hold the same part writes it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from firstlight.checkpoint.shards import LocalShard, local_shard
-
-
-@contextmanager
-def as_rank(rank: int, size: int) -> Iterator[None]:
-    """This process as a rank of a group whose collectives do nothing."""
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+from tests.unit.checkpoint.group import as_rank
 
 
 def shard_of(rank: int, *, rows: int, replicas: int, shards: int) -> LocalShard:

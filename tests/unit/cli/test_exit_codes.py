@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from firstlight.checkpoint.checkpointer import candidates
+from firstlight.checkpoint.step_folder import candidates
 from tests.runs import TIMEOUT_SECONDS, TinyRun, make_tiny_run, train_arguments, wait_until
 from tests.unit.checkpoint.state import contents
 from tests.unit.cli.command import ask

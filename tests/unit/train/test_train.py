@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError, NoCheckpointError
-from firstlight.checkpoint.checkpointer import candidates
 from firstlight.checkpoint.manifest import read_manifest
+from firstlight.checkpoint.step_folder import candidates
 from firstlight.data.prepare import PrepareRequest, prepare
 from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Proceed, Stop, Verdict

@@ -1,0 +1,143 @@
+"""Reads parts of tensors out of safetensors files: the header, then the bytes that are asked for and hardly any other.
+
+Plain reads, not a mapping: a file that is cut while it is read is an error, not a signal.
+"""
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from firstlight.checkpoint.manifest import UnusableCheckpoint
+
+NAME_OF_DTYPE = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""Data types as safetensors writes them."""
+
+_DTYPE_OF_NAME = {name: dtype for dtype, name in NAME_OF_DTYPE.items()}
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000
+_SHORT_RUN_BYTES = 1 << 14
+"""Pieces shorter than this are read together with what lies between them: a read costs more than the bytes."""
+
+Region = tuple[tuple[int, int], ...]
+"""Begin and end in each dimension; empty for a scalar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A tensor in a file: its type, shape, and where its bytes begin."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+
+
+class BlockFile:
+    """An open safetensors file. `num_read` counts the bytes of tensors that were read."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self.num_read = 0
+        self.blocks = self._header()
+
+    def read(self, name: str, region: Region) -> Tensor:
+        """`region` of the tensor `name`, as a new tensor. Raises UnusableCheckpoint when the file ends before it."""
+        block = self.blocks[name]
+        sizes = [end - begin for begin, end in region]
+        out = torch.empty(sizes, dtype=block.dtype)
+        if out.numel() == 0:
+            return out
+        split = _first_contiguous_dim(block.shape, region)
+        run_bytes = math.prod(sizes[split:]) * block.dtype.itemsize
+        if split > 0 and run_bytes < _SHORT_RUN_BYTES:
+            rows = self.read(name, (region[0], *((0, size) for size in block.shape[1:])))
+            return out.copy_(rows[(slice(None), *(slice(begin, end) for begin, end in region[1:]))])
+        target = bytes_of(out)
+        for number, begin in enumerate(_run_begins(block.shape, region, split)):
+            place = block.begin + begin * block.dtype.itemsize
+            self._fill(target[number * run_bytes : (number + 1) * run_bytes], place)
+        self.num_read += len(target)
+        return out
+
+    def _fill(self, target: memoryview, place: int) -> None:
+        while target:
+            count = os.preadv(self._descriptor, [target], place)
+            if count == 0:
+                raise UnusableCheckpoint(f"{self._path} ends at byte {place}, in the middle of a tensor")
+            target, place = target[count:], place + count
+
+    def _header(self) -> dict[str, Block]:
+        prefix = bytearray(_LENGTH_BYTES)
+        self._fill(memoryview(prefix), 0)
+        length = int.from_bytes(prefix, "little")
+        size = os.fstat(self._descriptor).st_size
+        if length > min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
+            raise UnusableCheckpoint(f"{self._path} cannot be read: its header of {length} bytes is longer than it")
+        text = bytearray(length)
+        self._fill(memoryview(text), _LENGTH_BYTES)
+        try:
+            entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+            return {name: _block(entry, _LENGTH_BYTES + length, size) for name, entry in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnusableCheckpoint(f"{self._path} cannot be read: its header is damaged: {error!r}") from None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BlockFile]:
+    """The file at `path`. Raises UnusableCheckpoint when it cannot be read, here and inside of the block."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield BlockFile(path, descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor in host memory, not a copy."""
+    array: Any = tensor.view(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def _block(entry: Any, data_begin: int, file_size: int) -> Block:
+    begin, end = entry["data_offsets"]
+    block = Block(dtype=_DTYPE_OF_NAME[entry["dtype"]], shape=tuple(entry["shape"]), begin=data_begin + begin)
+    if end - begin != math.prod(block.shape) * block.dtype.itemsize or data_begin + end > file_size:
+        raise ValueError(f"bytes {begin} to {end} are not a tensor of shape {entry['shape']}")
+    return block
+
+
+def _first_contiguous_dim(shape: Sequence[int], region: Region) -> int:
+    """The first dimension from which on the region is one run of bytes."""
+    split = max(len(shape) - 1, 0)
+    while split > 0 and region[split] == (0, shape[split]):
+        split -= 1
+    return split
+
+
+def _run_begins(shape: Sequence[int], region: Region, split: int) -> Iterator[int]:
+    """Where the runs begin, in elements, in the order of the region."""
+    strides = [math.prod(shape[dim + 1 :]) for dim in range(len(shape))]
+    first = region[split][0] * strides[split] if shape else 0
+    for index in itertools.product(*(range(begin, end) for begin, end in region[:split])):
+        yield first + sum(place * stride for place, stride in zip(index, strides, strict=False))

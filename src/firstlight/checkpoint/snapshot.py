@@ -1,0 +1,44 @@
+"""The state of one step in host memory, so that training can go on while it is written."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from firstlight.checkpoint.shards import LocalShard, local_shard
+
+WEIGHTS = "model/"
+
+
+class HostBuffers:
+    """Memory for one copy of what this rank writes, made at the first copy and used again."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def copy(self, tensors: Mapping[str, Tensor], *, is_first_rank: bool) -> dict[str, LocalShard]:
+        """The shards that this rank writes, with copies of their data; valid until the next call."""
+        shards = {name: local_shard(tensor, is_first_rank=is_first_rank) for name, tensor in tensors.items()}
+        copies: dict[str, LocalShard] = {}
+        for name, shard in shards.items():
+            if shard.is_written:
+                copies[name] = replace(shard, data=self._buffer(name, shard.data).copy_(shard.data, non_blocking=True))
+        if any(shard.data.device.type != "cpu" for shard in shards.values()):
+            torch.accelerator.synchronize()
+        return copies
+
+    def _buffer(self, name: str, like: Tensor) -> Tensor:
+        known = self._buffers.get(name)
+        if known is None or (known.shape, known.dtype) != (like.shape, like.dtype):
+            is_pinned = like.device.type != "cpu"
+            known = torch.empty(like.shape, dtype=like.dtype, pin_memory=is_pinned)
+            self._buffers[name] = known
+        return known
+
+
+def not_finite_weights(shards: Mapping[str, LocalShard]) -> list[str]:
+    """The names of the weights with a value that is not finite."""
+    weights = ((name, shard.data) for name, shard in shards.items() if name.startswith(WEIGHTS))
+    return [name for name, data in weights if data.is_floating_point() and not bool(torch.isfinite(data).all())]
