@@ -13,6 +13,7 @@ from torch import Tensor
 from firstlight.base.errors import InputError
 from firstlight.config.load import load
 from firstlight.config.model import ModelConfig
+from firstlight.convert import huggingface
 from firstlight.convert.fp8_blocks import dequantised
 from firstlight.convert.hub_section import expanded, read_section
 from firstlight.convert.hub_weights import read_weights
@@ -47,6 +48,30 @@ def test_what_goes_out_comes_in_to_the_bit(case: Case, tmp_path: Path) -> None:
     assert read_section(folder)["hidden_size"] == case.ours.hidden_size
     read = read_into_new(case.ours, folder)
     for name, tensor in named(read).items():
+        assert torch.equal(tensor, named(ours)[name]), name
+
+
+def test_an_export_in_several_files_is_never_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 kB each, but for tensors that are larger by themselves."""
+    sizes = []
+    save = huggingface.save_file
+    monkeypatch.setattr(huggingface, "_SHARD_BYTES", 40_000)
+    monkeypatch.setattr(
+        huggingface,
+        "save_file",
+        lambda tensors, *rest, **more: (
+            sizes.append(sum(one.nbytes for one in tensors.values())) or save(tensors, *rest, **more)
+        ),
+    )
+    case = EXPORTED["deepseek_yarn"]
+    ours = laid_out(case.ours)
+    folder = exported(ours, tmp_path)
+    largest = max(tensor.nbytes for tensor in named(ours).values())
+    assert len(sizes) > 5
+    assert max(sizes) <= max(40_000, largest)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(sizes)
+    for name, tensor in named(read_into_new(case.ours, folder)).items():
         assert torch.equal(tensor, named(ours)[name]), name
 
 

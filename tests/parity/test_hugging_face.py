@@ -19,11 +19,9 @@ from transformers import (
 from transformers.modeling_layers import MtpModel
 
 from firstlight.base.peers import Alone
-from firstlight.checkpoint.manifest import Manifest
-from firstlight.checkpoint.step_folder import step_folder
-from firstlight.checkpoint.writer import CheckpointWriter
+from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import RecomputeConfig
+from firstlight.config.training import CheckpointConfig, RecomputeConfig
 from firstlight.convert.huggingface import ExportedTokenizer, export
 from firstlight.convert.tensor_layout import to_theirs
 from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
@@ -184,10 +182,29 @@ def laid_out(config: ModelConfig) -> Decoder:
     return model.eval()
 
 
+class Saved:
+    """A state of nothing but tensors."""
+
+    step = 7
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self._tensors
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        raise NotImplementedError
+
+
 def exported(model: Decoder, folder: Path, *, dtype: Any = "fp32") -> Path:
     """The Hugging Face folder of a checkpoint of `model`."""
-    manifest = Manifest(step=7, world_size=1, state={}, configuration={}, files={}, tensors={})
-    CheckpointWriter(folder / "checkpoints", Alone()).write(step_folder(7), model_tensors(model), manifest)
+    checkpointer = Checkpointer(folder / "checkpoints", CheckpointConfig(), Alone(), configuration={})
+    checkpointer.save(Saved(model_tensors(model)))
+    checkpointer.finish()
     tokenizer = train_tokenizer(["Before sunrise the light comes from below.", "def f(x):\n    return x + 12345"], 300)
     tokenizer.save(str(folder / "tokenizer.json"))
     end = tokenizer.token_to_id(END_OF_DOCUMENT)

@@ -1,8 +1,11 @@
-"""A run's weights as a Hugging Face folder: safetensors under the hub's names, config.json, tokenizer."""
+"""A run's weights as a Hugging Face folder: safetensors under the hub's names, config.json, tokenizer.
+
+One file is put together at a time, from the checkpoint's blocks: the model is never whole in memory.
+"""
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from firstlight.base.errors import InputError
-from firstlight.checkpoint.checkpointer import load_newest
+from firstlight.checkpoint.saved_tensors import SavedTensors, open_newest
 from firstlight.config.model import ModelConfig
 from firstlight.convert.tensor_layout import to_theirs
 from firstlight.models.family import family_of
+from firstlight.models.names import Entry
 
 _SHARD_BYTES = 5 * 10**9
 
@@ -41,10 +45,10 @@ def export(
     """
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; name a new folder for the export")
-    tensors = _empty_tensors(model)
-    manifest = load_newest(checkpoints, {f"model/{name}": tensor for name, tensor in tensors.items()})
+    tensors = _meta_tensors(model)
+    saved = open_newest(checkpoints, {f"model/{name}": tensor for name, tensor in tensors.items()})
     output.mkdir(parents=True, exist_ok=True)
-    _write_weights(_hub_tensors(model, tensors, _DTYPES[dtype]), output)
+    _write_weights(_Pieces(model, tensors, saved, _DTYPES[dtype]), output)
     config = {
         **family_of(model).config_json(model),
         "bos_token_id": None,
@@ -54,43 +58,66 @@ def export(
     }
     _write_json(output / "config.json", config)
     _write_tokenizer(tokenizer, output, model.max_position_embeddings)
-    return manifest.step
+    return saved.manifest.step
 
 
-def _empty_tensors(model: ModelConfig) -> dict[str, Tensor]:
+def _meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
     with torch.device("meta"):
         built = family_of(model).build(model)
-    named = dict(built.named_parameters()) | dict(built.named_buffers())
-    return {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in named.items()}
+    return dict(built.named_parameters()) | dict(built.named_buffers())
 
 
-def _hub_tensors(model: ModelConfig, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the hub's layout. Buffers (the router's bias) stay fp32, as the hub has them."""
-    family = family_of(model)
-    for entry in family.tensors(model):
-        ours = [tensors[name] if name.endswith("router.bias") else tensors[name].to(dtype) for name in entry.ours]
-        yield from zip(entry.theirs, to_theirs(entry.layout, ours), strict=True)
-    for theirs_name, ours_name in family.names(model).copies.items():
-        yield theirs_name, tensors[ours_name].to(dtype)
+class _Pieces:
+    """The hub's tensors, made of the checkpoint's one entry of the name table at a time."""
+
+    def __init__(
+        self, model: ModelConfig, tensors: Mapping[str, Tensor], saved: SavedTensors, dtype: torch.dtype
+    ) -> None:
+        family = family_of(model)
+        self._tensors = tensors
+        self._saved = saved
+        self._dtype = dtype
+        self.entries = list(family.tensors(model))
+        self.entries += [
+            Entry(ours=(ours,), theirs=(theirs,), layout="same") for theirs, ours in family.names(model).copies.items()
+        ]
+
+    def num_bytes(self, entry: Entry) -> int:
+        """The size of what `read` gives."""
+        return sum(self._tensors[name].numel() * self._dtype_of(name).itemsize for name in entry.ours)
+
+    def read(self, entry: Entry) -> dict[str, Tensor]:
+        """The tensors of an entry by the hub's names."""
+        ours = [torch.empty_like(self._tensors[name], device="cpu") for name in entry.ours]
+        self._saved.fill({f"model/{name}": tensor for name, tensor in zip(entry.ours, ours, strict=True)})
+        cast = [tensor.to(self._dtype_of(name)) for name, tensor in zip(entry.ours, ours, strict=True)]
+        # Copies: safetensors refuses tensors that share memory, as the slices of stacked experts do.
+        parts = [part.contiguous().clone() for part in to_theirs(entry.layout, cast)]
+        return dict(zip(entry.theirs, parts, strict=True))
+
+    def _dtype_of(self, name: str) -> torch.dtype:
+        """Buffers (the router's bias) stay fp32, as the hub has them."""
+        return torch.float32 if name.endswith("router.bias") else self._dtype
 
 
-def _write_weights(hub_tensors: Iterator[tuple[str, Tensor]], output: Path) -> None:
-    """Files of at most 5 GB, and the index that says what is where when there are several."""
-    shards: list[dict[str, Tensor]] = [{}]
+def _write_weights(pieces: _Pieces, output: Path) -> None:
+    """Files of about 5 GB, and the index that says what is where when there are several."""
+    shards: list[list[Entry]] = [[]]
     size = total = 0
-    for name, tensor in hub_tensors:
-        if size + tensor.nbytes > _SHARD_BYTES and shards[-1]:
-            shards.append({})
+    for entry in pieces.entries:
+        num_bytes = pieces.num_bytes(entry)
+        if size + num_bytes > _SHARD_BYTES and shards[-1]:
+            shards.append([])
             size = 0
-        # A copy: safetensors refuses tensors that share memory, as the slices of stacked experts do.
-        shards[-1][name] = tensor.contiguous().clone()
-        size += tensor.nbytes
-        total += tensor.nbytes
+        shards[-1].append(entry)
+        size += num_bytes
+        total += num_bytes
     weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
+    for number, entries in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-        save_file(shard, output / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file))
+        tensors = {name: tensor for entry in entries for name, tensor in pieces.read(entry).items()}
+        save_file(tensors, output / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(tensors, file))
     if len(shards) > 1:
         _write_json(
             output / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -8,7 +8,8 @@ import torch
 from firstlight.base.log import get_logger
 from firstlight.base.peers import Peers
 from firstlight.base.world import World
-from firstlight.checkpoint.checkpointer import Checkpointer, candidates
+from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.schema import RunConfig
 from firstlight.convert.hub_weights import read_weights
 from firstlight.data.checked_dataset import CheckedDataset
