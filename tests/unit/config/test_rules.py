@@ -73,14 +73,30 @@ CASES = (
         overrides=("parallelism.expert_parallel=3",),
         line="parallelism.expert_parallel = 3 does not divide model.feed_forward.n_routed_experts = 4; use 1, 2, 4",
     ),
+    Case(
+        rule=rules.experts_divide,
+        overrides=("parallelism.data_parallel_replicate=2", "parallelism.expert_parallel=4"),
+        world_size=4,
+        line="parallelism.expert_parallel = 4 does not divide the 2 ranks of data_parallel_shard x tensor_parallel; "
+        "use 1, 2",
+    ),
+    Case(
+        rule=rules.experts_divide,
+        overrides=(
+            "model.multi_token_prediction=null",
+            "model.feed_forward={kind: dense, intermediate_size: 64}",
+            "parallelism.expert_parallel=2",
+        ),
+        world_size=2,
+        line="parallelism.expert_parallel = 2, but the model has no experts; use 1",
+    ),
     *(
         Case(
             rule=rules.axes_are_built,
             overrides=(f"parallelism.{axis}=2",),
-            line=f"parallelism.{axis} = 2 is not available yet; use 1 (data_parallel_shard and "
-            "data_parallel_replicate are available)",
+            line=f"parallelism.{axis} = 2 is not available yet; use 1",
         )
-        for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel")
+        for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel")
     ),
     Case(
         rule=rules.axes_fill_the_world,

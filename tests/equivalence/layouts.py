@@ -1,0 +1,43 @@
+"""The layouts that are compared with one rank, and the models on which they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from firstlight.config.model import ModelConfig
+from firstlight.layout.mesh import Layout
+from tests.unit.models.tiny_model import deepseek, llama, of_family
+
+MODELS: Mapping[str, ModelConfig] = {
+    "llama": llama(initializer_range=0.1),
+    "tied": llama(initializer_range=0.1, tie_word_embeddings=True),
+    "deepseek": deepseek(
+        multi_token_prediction={},
+        initializer_range=0.1,
+        router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01},
+    ),
+    "gpt_oss": of_family("gpt_oss", initializer_range=0.1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model in a layout."""
+
+    model: str
+    layout: Layout
+    is_slow: bool = False
+
+
+_EXPERT: Mapping[str, Layout] = {
+    "ep2": Layout(dp_shard=2, ep=2),
+    "ep4": Layout(dp_shard=4, ep=4),
+    "ep2_edp2": Layout(dp_shard=4, ep=2),
+    "ep2_replicated": Layout(dp_replicate=2, dp_shard=2, ep=2),
+}
+
+CASES: Mapping[str, Case] = {
+    **{f"{model}_alone": Case(model=model, layout=Layout()) for model in MODELS},
+    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _EXPERT.items()},
+    "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"]),
+    "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
+}
