@@ -35,9 +35,25 @@ _EXPERT: Mapping[str, Layout] = {
     "ep2_replicated": Layout(dp_replicate=2, dp_shard=2, ep=2),
 }
 
+_TENSOR: Mapping[str, Layout] = {
+    "tp2": Layout(tp=2),
+    "tp2_dp2": Layout(tp=2, dp_shard=2),
+    "tp4": Layout(tp=4),
+}
+_BOTH: Mapping[str, Layout] = {
+    "tp2_ep2": Layout(tp=2, ep=2),
+    "tp2_dp2_ep2": Layout(tp=2, dp_shard=2, ep=2),
+    "tp2_dp2_ep4": Layout(tp=2, dp_shard=2, ep=4),
+}
+
 CASES: Mapping[str, Case] = {
     **{f"{model}_alone": Case(model=model, layout=Layout()) for model in MODELS},
     **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _EXPERT.items()},
+    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in {**_TENSOR, **_BOTH}.items()},
+    **{f"{model}_tp2": Case(model=model, layout=_TENSOR["tp2"]) for model in ("llama", "tied", "gpt_oss")},
+    "llama_tp2_dp2": Case(model="llama", layout=_TENSOR["tp2_dp2"]),
+    "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
+    "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"]),
     "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"]),
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
 }

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,10 +74,10 @@ def _read(folder: Path, name: str, rank: int) -> Saved:
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     chosen = {item.callspec.params["name"] for item in request.session.items if _is_here(item)}
     alone = [f"{model}_alone" for model in {CASES[name].model for name in chosen}]
-    yield Runs(tmp_path_factory.mktemp("layouts"), [*alone, *(name for name in COMPARED if name in chosen)])
+    return Runs(tmp_path_factory.mktemp("layouts"), [*alone, *(name for name in COMPARED if name in chosen)])
 
 
 def _is_here(item: pytest.Item) -> bool:

@@ -21,6 +21,7 @@ from firstlight.models.router import TopKRouter
 from firstlight.parallel.device import gradient_sum_dtype
 from firstlight.parallel.expert_exchange import place_experts
 from firstlight.parallel.meshes import Meshes
+from firstlight.parallel.tensor import apply_tensor_parallel
 
 
 def build_parallel(
@@ -28,8 +29,8 @@ def build_parallel(
 ) -> Decoder:
     """The model of `config`, laid out over the ranks and initialised from `seed`.
 
-    1. built without memory, 2. experts dealt out, 3. recomputation round each layer, 4. parameters sharded layer by
-    layer, 5. memory for this rank's shards, 6. their initial values.
+    1. built without memory, 2. experts dealt out, 3. the rest cut over tensor groups, 4. recomputation round each
+    layer, 5. parameters sharded layer by layer, 6. memory for this rank's shards, 7. their initial values.
     """
     with torch.device("meta"):
         model = family_of(config).build(config)
@@ -37,6 +38,8 @@ def build_parallel(
     if meshes is not None and layout.ep > 1:
         for mixture in _mixtures(model):
             place_experts(mixture, meshes.experts["ep"])
+    if meshes is not None and layout.tp > 1:
+        apply_tensor_parallel(model, meshes.dense["tp"])
     units = units_of(model)
     if recompute.kind == "full":
         apply_activation_checkpointing(model, check_fn=lambda module: module in units)

@@ -25,7 +25,7 @@ class Meshes:
 
     def have_experts_apart(self) -> bool:
         """Whether experts are cut otherwise than the rest."""
-        return self.experts.shape != self.dense.shape
+        return self.dense["tp"].size() > 1 or self.experts["ep"].size() > 1
 
     def sharding(self) -> DeviceMesh:
         """Over which FSDP shards, and replicates, all but experts that have a unit of their own."""
