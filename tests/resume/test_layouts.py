@@ -10,6 +10,7 @@ from firstlight.checkpoint.manifest import read_manifest
 from tests.runs import TinyRun, make_tiny_run
 
 LAYOUTS = {
+    "tensors over 2": (2, ("parallelism.tensor_parallel=2",)),
     "experts over 2": (2, ("parallelism.expert_parallel=2",)),
     "alone": (1, ()),
 }

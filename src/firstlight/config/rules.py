@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
-from firstlight.config.model import MoeFeedForward
+from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward
 from firstlight.config.schema import RunConfig
 from firstlight.config.source import KeyPath
 
@@ -98,9 +98,38 @@ def experts_divide(config: RunConfig, world_size: int) -> Iterator[Broken]:
         )
 
 
+def tensors_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Every rank of a tensor group has the same number of heads, features, words and positions."""
+    degree = config.parallelism.tensor_parallel
+    if degree == 1:
+        return
+    sizes = {**_cut_sizes(config.model), "data.train.sequence_length": config.data.train.sequence_length}
+    usable = math.gcd(*sizes.values())
+    for name, size in sizes.items():
+        if size % degree:
+            yield Broken(
+                path=("parallelism", "tensor_parallel"),
+                message=f"parallelism.tensor_parallel = {degree} does not divide {name} = {size}; "
+                f"use {_divisors(usable)}",
+            )
+
+
+def capacity_is_measured_whole(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """An expert's capacity is a share of a micro-batch, of which a rank of a tensor group routes a part."""
+    feed_forward, degree = config.model.feed_forward, config.parallelism.tensor_parallel
+    if not isinstance(feed_forward, MoeFeedForward) or degree == 1:
+        return
+    if feed_forward.router.capacity_factor is not None:
+        yield Broken(
+            path=("model", "feed_forward", "router", "capacity_factor"),
+            message=f"model.feed_forward.router.capacity_factor = {feed_forward.router.capacity_factor} does not go "
+            f"with parallelism.tensor_parallel = {degree}; use null, or tensor_parallel 1",
+        )
+
+
 def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """Axes that do not exist yet are refused, never ignored."""
-    for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel"):
+    for axis in ("pipeline_parallel", "context_parallel"):
         degree = getattr(config.parallelism, axis)
         if degree > 1:
             yield Broken(
@@ -172,11 +201,30 @@ RULES: tuple[Rule, ...] = (
     positions_cover_the_sequence,
     schedule_fits_the_steps,
     experts_divide,
+    tensors_divide,
+    capacity_is_measured_whole,
     axes_are_built,
     axes_fill_the_world,
     batch_divides,
     evaluation_has_data,
 )
+
+
+def _cut_sizes(model: ModelConfig) -> dict[str, int]:
+    """The sizes that tensor parallelism cuts, by their names."""
+    attention, feed_forward = model.attention, model.feed_forward
+    sizes = {
+        "model.vocab_size": model.vocab_size,
+        "model.attention.num_attention_heads": attention.num_attention_heads,
+    }
+    if isinstance(attention, GroupedQueryAttention):
+        sizes["model.attention.num_key_value_heads"] = attention.num_key_value_heads
+    if feed_forward.intermediate_size is not None:
+        sizes["model.feed_forward.intermediate_size"] = feed_forward.intermediate_size
+    if isinstance(feed_forward, MoeFeedForward) and feed_forward.n_shared_experts:
+        width = feed_forward.moe_intermediate_size * feed_forward.n_shared_experts
+        sizes["model.feed_forward.moe_intermediate_size x n_shared_experts"] = width
+    return sizes
 
 
 def _divisors(number: int) -> str:
