@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 
@@ -29,9 +29,7 @@ def local_shard(tensor: Tensor, *, is_first_rank: bool) -> LocalShard:
     coordinate = tensor.device_mesh.get_coordinate()
     assert coordinate is not None, "this rank is a part of the mesh that it holds a shard of"
     replicas = [
-        position
-        for position, placement in zip(coordinate, tensor.placements, strict=True)
-        if not isinstance(placement, Shard)
+        position for position, placement in zip(coordinate, tensor.placements, strict=True) if placement.is_replicate()
     ]
     data = tensor.to_local().detach()
     return LocalShard(

@@ -1,10 +1,11 @@
 """Facts across sections: one small function per rule, all broken ones reported together."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
-from firstlight.config.model import MoeFeedForward
+from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward
 from firstlight.config.schema import RunConfig
 from firstlight.config.source import KeyPath
 
@@ -71,60 +72,112 @@ def schedule_fits_the_steps(config: RunConfig, _world_size: int) -> Iterator[Bro
         )
 
 
-def experts_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
-    """Every rank of the expert axis holds the same number of experts."""
-    degree, feed_forward = config.parallelism.expert_parallel, config.model.feed_forward
+def experts_divide(config: RunConfig, world_size: int) -> Iterator[Broken]:
+    """Every rank of the expert axis holds the same number of experts, and the axis is cut out of those that shard."""
+    parallelism, feed_forward = config.parallelism, config.model.feed_forward
+    degree = parallelism.expert_parallel
+    if degree == 1:
+        return
+    path = ("parallelism", "expert_parallel")
     if not isinstance(feed_forward, MoeFeedForward):
+        yield Broken(path=path, message=f"parallelism.expert_parallel = {degree}, but the model has no experts; use 1")
         return
     experts = feed_forward.n_routed_experts
     if experts % degree:
         yield Broken(
-            path=("parallelism", "expert_parallel"),
+            path=path,
             message=f"parallelism.expert_parallel = {degree} does not divide model.feed_forward.n_routed_experts = "
             f"{experts}; use {_divisors(experts)}",
+        )
+    ranks = world_size // parallelism.data_parallel_replicate
+    if ranks and ranks % degree:
+        yield Broken(
+            path=path,
+            message=f"parallelism.expert_parallel = {degree} does not divide the {ranks} ranks of "
+            f"data_parallel_shard x tensor_parallel; use {_divisors(math.gcd(ranks, experts))}",
+        )
+
+
+def tensors_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Every rank of a tensor group has the same number of heads, features, words and positions."""
+    degree = config.parallelism.tensor_parallel
+    if degree == 1:
+        return
+    sizes = {**_cut_sizes(config.model), "data.train.sequence_length": config.data.train.sequence_length}
+    usable = math.gcd(*sizes.values())
+    for name, size in sizes.items():
+        if size % degree:
+            yield Broken(
+                path=("parallelism", "tensor_parallel"),
+                message=f"parallelism.tensor_parallel = {degree} does not divide {name} = {size}; "
+                f"use {_divisors(usable)}",
+            )
+
+
+def capacity_is_measured_whole(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """An expert's capacity is a share of a micro-batch, of which a rank of a tensor group routes a part."""
+    feed_forward, degree = config.model.feed_forward, config.parallelism.tensor_parallel
+    if not isinstance(feed_forward, MoeFeedForward) or degree == 1:
+        return
+    if feed_forward.router.capacity_factor is not None:
+        yield Broken(
+            path=("model", "feed_forward", "router", "capacity_factor"),
+            message=f"model.feed_forward.router.capacity_factor = {feed_forward.router.capacity_factor} does not go "
+            f"with parallelism.tensor_parallel = {degree}; use null, or tensor_parallel 1",
         )
 
 
 def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """Axes that do not exist yet are refused, never ignored."""
-    for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel"):
+    for axis in ("pipeline_parallel", "context_parallel"):
         degree = getattr(config.parallelism, axis)
         if degree > 1:
             yield Broken(
                 path=("parallelism", axis),
-                message=f"parallelism.{axis} = {degree} is not available yet; use 1 (data_parallel_shard and "
-                "data_parallel_replicate are available)",
+                message=f"parallelism.{axis} = {degree} is not available yet; use 1",
             )
 
 
 def axes_fill_the_world(config: RunConfig, world_size: int) -> Iterator[Broken]:
     """The product of the degrees is the number of processes."""
     parallelism = config.parallelism
-    shard, replicate = parallelism.data_parallel_shard, parallelism.data_parallel_replicate
-    if shard == -1 and world_size % replicate:
-        yield Broken(
-            path=("parallelism", "data_parallel_replicate"),
-            message=f"parallelism.data_parallel_replicate = {replicate} does not divide the {world_size} processes; "
-            f"use {_divisors(world_size)}",
-        )
-    if shard != -1 and shard * replicate != world_size:
+    shard, replicate, tensor = (
+        parallelism.data_parallel_shard,
+        parallelism.data_parallel_replicate,
+        parallelism.tensor_parallel,
+    )
+    for axis, degree, ranks in (
+        ("tensor_parallel", tensor, world_size),
+        ("data_parallel_replicate", replicate, world_size // tensor),
+    ):
+        if shard == -1 and ranks and ranks % degree:
+            within = f" / tensor_parallel = {tensor}" if axis != "tensor_parallel" and tensor > 1 else ""
+            yield Broken(
+                path=("parallelism", axis),
+                message=f"parallelism.{axis} = {degree} does not divide the {world_size} processes{within}; "
+                f"use {_divisors(ranks)}",
+            )
+    needed = shard * replicate * tensor
+    if shard != -1 and needed != world_size:
+        beside = f" x tensor_parallel = {tensor}" if tensor > 1 else ""
         yield Broken(
             path=("parallelism", "data_parallel_shard"),
-            message=f"parallelism.data_parallel_shard = {shard} x data_parallel_replicate = {replicate} need "
-            f"{shard * replicate} processes, and there are {world_size}; start that many (--nproc-per-node), or use -1",
+            message=f"parallelism.data_parallel_shard = {shard} x data_parallel_replicate = {replicate}{beside} need "
+            f"{needed} processes, and there are {world_size}; start that many (--nproc-per-node), or use -1",
         )
 
 
 def batch_divides(config: RunConfig, world_size: int) -> Iterator[Broken]:
     """Every rank takes the same whole number of micro-batches."""
     training = config.training
-    portion = training.micro_batch_size * world_size
+    data_size = max(1, world_size // config.parallelism.tensor_parallel)
+    portion = training.micro_batch_size * data_size
     if training.global_batch_size % portion:
         nearest = max(portion, round(training.global_batch_size / portion) * portion)
         yield Broken(
             path=("training", "global_batch_size"),
             message=f"training.global_batch_size = {training.global_batch_size} is not a multiple of micro_batch_size "
-            f"= {training.micro_batch_size} x {world_size} data-parallel ranks = {portion}; use {nearest}, "
+            f"= {training.micro_batch_size} x {data_size} data-parallel ranks = {portion}; use {nearest}, "
             "or another micro_batch_size",
         )
 
@@ -148,11 +201,30 @@ RULES: tuple[Rule, ...] = (
     positions_cover_the_sequence,
     schedule_fits_the_steps,
     experts_divide,
+    tensors_divide,
+    capacity_is_measured_whole,
     axes_are_built,
     axes_fill_the_world,
     batch_divides,
     evaluation_has_data,
 )
+
+
+def _cut_sizes(model: ModelConfig) -> dict[str, int]:
+    """The sizes that tensor parallelism cuts, by their names."""
+    attention, feed_forward = model.attention, model.feed_forward
+    sizes = {
+        "model.vocab_size": model.vocab_size,
+        "model.attention.num_attention_heads": attention.num_attention_heads,
+    }
+    if isinstance(attention, GroupedQueryAttention):
+        sizes["model.attention.num_key_value_heads"] = attention.num_key_value_heads
+    if feed_forward.intermediate_size is not None:
+        sizes["model.feed_forward.intermediate_size"] = feed_forward.intermediate_size
+    if isinstance(feed_forward, MoeFeedForward) and feed_forward.n_shared_experts:
+        width = feed_forward.moe_intermediate_size * feed_forward.n_shared_experts
+        sizes["model.feed_forward.moe_intermediate_size x n_shared_experts"] = width
+    return sizes
 
 
 def _divisors(number: int) -> str:

@@ -11,16 +11,19 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ParallelismConfig(Section):
-    """The degree of each axis. Their product is the number of processes."""
+    """The degree of each axis. Their product, expert_parallel aside, is the number of processes."""
 
     data_parallel_replicate: Count = 1
     """Copies of the sharded model (HSDP)."""
     data_parallel_shard: Annotated[int, Field(ge=-1)] = -1
     """Ranks over which parameters, gradients and optimizer state are sharded (FSDP2); -1 takes all that are left."""
     tensor_parallel: Count = 1
+    """Neighbouring ranks over which each layer's matrices are cut, and between layers the sequence."""
     pipeline_parallel: Count = 1
     context_parallel: Count = 1
     expert_parallel: Count = 1
+    """Neighbouring ranks that hold different routed experts. They are cut out of data_parallel_shard x
+    tensor_parallel, so this degree is no factor of the number of processes."""
 
     @model_validator(mode="after")
     def _shard_is_a_degree(self) -> "ParallelismConfig":

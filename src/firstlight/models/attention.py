@@ -91,6 +91,7 @@ class MultiHeadLatent(nn.Module):
         self.kv_a_norm = RmsNorm(attention.kv_lora_rank, _LATENT_NORM_EPS)
         self.kv_b_proj = nn.Linear(attention.kv_lora_rank, kv_size, bias=False)
         self.o_proj = nn.Linear(heads * attention.v_head_dim, model.hidden_size, bias=False)
+        self.shared_key = nn.Identity()
         self.scale = _softmax_scale(attention)
 
     def forward(self, hidden_bsd: Tensor, places: Places) -> Tensor:
@@ -101,7 +102,7 @@ class MultiHeadLatent(nn.Module):
         latent, key_rope = self.kv_a_proj(hidden_bsd).split([config.kv_lora_rank, rotated], dim=-1)
         up = _heads(self.kv_b_proj(self.kv_a_norm(latent)), nope + config.v_head_dim)
         key_nope, value_bhsv = up.split([nope, config.v_head_dim], dim=-1)
-        shared_key = rotate(key_rope.unsqueeze(1), rope).expand(-1, config.num_attention_heads, -1, -1)
+        shared_key = rotate(self.shared_key(key_rope).unsqueeze(1), rope).expand(-1, key_nope.shape[1], -1, -1)
         out_bhsv = causal_attention(
             cat((query_nope, rotate(query_rope, rope)), dim=-1),
             cat((key_nope, shared_key), dim=-1),

@@ -3,7 +3,7 @@
 Shapes: b batch, s sequence, d model width, v vocabulary, m mixture layers (MTP layers included), e experts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,6 +28,15 @@ class LossSums(NamedTuple):
     mtp: Tensor
     balance: Tensor
     load_me: Tensor
+
+
+TokenLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Hidden states [b, s, d], head [v, d], labels and mask [b, s] to the summed cross-entropy of what the mask counts."""
+
+
+def token_loss_here(hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
+    """The whole vocabulary is here."""
+    return summed_cross_entropy(hidden_bsd.flatten(0, 1), weight_vd, labels_bs.flatten(), mask_bs.flatten())
 
 
 class Block(nn.Module):
@@ -93,7 +102,8 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(model, layer) for layer in range(model.num_hidden_layers))
         self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
         self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
-        self._tie()
+        self.token_loss: TokenLoss = token_loss_here
+        self.tie()
         self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(model.num_mtp_layers))
 
     def forward(
@@ -128,7 +138,7 @@ class Decoder(nn.Module):
         """Give a module that was built under `torch.device("meta")` memory, uninitialised, on `device`."""
         self.to_empty(device=device)
         # Every module has received memory of its own, also those that share.
-        self._tie()
+        self.tie()
 
     def logits(self, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Tensor:
         """Scores of the next token at every position, [b, s, v]."""
@@ -147,7 +157,8 @@ class Decoder(nn.Module):
             out.append(self.head(hidden_bsd))
         return out
 
-    def _tie(self) -> None:
+    def tie(self) -> None:
+        """Make embedding and head one parameter where the configuration says so."""
         if self.config.tie_word_embeddings:
             self.head.weight = self.embedding.weight
 
@@ -163,7 +174,7 @@ class Decoder(nn.Module):
         return self.output_norm(hidden_bsd), loads
 
     def _cross_entropy(self, hidden_bsd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
-        return summed_cross_entropy(hidden_bsd.flatten(0, 1), self.head.weight, labels_bs.flatten(), mask_bs.flatten())
+        return self.token_loss(hidden_bsd, self.head.weight, labels_bs, mask_bs)
 
 
 def _join_loads(loads: Sequence[LayerLoad], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ n = t * k assignments.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from firstlight.config.model import MoeFeedForward
 from firstlight.models.layers import FeedForward, activation_of
 from firstlight.models.router import Routed, TopKRouter
-from firstlight.ops.experts import Assignment, add_segment_bias, grouped_linear, within_capacity
+from firstlight.ops.experts import Assignment, Segments, add_segment_bias, grouped_linear, within_capacity
 
 
 class LayerLoad(NamedTuple):
@@ -41,24 +42,35 @@ class Experts(nn.Module):
             self.down_bias = nn.Parameter(torch.empty(experts, hidden_size))
         self.activation = activation_of(config.activation)
 
-    def forward(self, rows_nd: Tensor, assignment: Assignment) -> Tensor:
+    def forward(self, rows_nd: Tensor, segments: Segments) -> Tensor:
         """Each row through the expert of its segment."""
-        gate_nf = _project(rows_nd, self.gate_proj, self.gate_bias, assignment)
-        up_nf = _project(rows_nd, self.up_proj, self.up_bias, assignment)
-        return _project(self.activation(gate_nf, up_nf), self.down_proj, self.down_bias, assignment)
+        gate_nf = _project(rows_nd, self.gate_proj, self.gate_bias, segments)
+        up_nf = _project(rows_nd, self.up_proj, self.up_bias, segments)
+        return _project(self.activation(gate_nf, up_nf), self.down_proj, self.down_bias, segments)
+
+
+ExpertRun = Callable[[Experts, Tensor, Segments], Tensor]
+"""Rows [n, d] sorted by expert, through their experts, in the same order."""
+
+
+def run_here(experts: Experts, rows_nd: Tensor, segments: Segments) -> Tensor:
+    """All experts are here."""
+    out: Tensor = experts(rows_nd, segments)
+    return out
 
 
 class MixtureOfExperts(nn.Module):
     """y = shared(x) + sum over the chosen experts of weight * expert(x).
 
     No token is dropped, unless a capacity is configured for comparison: then the weight of what an expert has no room
-    for is zero (its product is computed all the same).
+    for is zero (its product is computed all the same). `run_experts` brings rows to where their experts are.
     """
 
     def __init__(self, hidden_size: int, config: MoeFeedForward) -> None:
         super().__init__()
         self.router = TopKRouter(hidden_size, config.n_routed_experts, config.router)
         self.experts = Experts(hidden_size, config)
+        self.run_experts: ExpertRun = run_here
         self.shared_expert: FeedForward | None = None
         if config.n_shared_experts:
             # Several shared experts are one of their joint width: the activation acts on each column alone.
@@ -70,7 +82,7 @@ class MixtureOfExperts(nn.Module):
         tokens_td = hidden_bsd.flatten(0, 1)
         assignment = Assignment(routed.experts_tk, self.router.num_experts)
         weights_tk = self._with_capacity(routed.weights_tk, assignment)
-        rows_nd = self.experts(assignment.dispatch(tokens_td), assignment)
+        rows_nd = self.run_experts(self.experts, assignment.dispatch(tokens_td), assignment)
         out_td = assignment.combine(rows_nd, weights_tk.to(rows_nd.dtype))
         out_bsd = out_td.unflatten(0, hidden_bsd.shape[:2])
         if self.shared_expert is not None:
@@ -85,6 +97,6 @@ class MixtureOfExperts(nn.Module):
         return weights_tk * within_capacity(assignment, weights_tk, capacity)
 
 
-def _project(rows_nd: Tensor, weight_eod: Tensor, bias_eo: Tensor | None, assignment: Assignment) -> Tensor:
-    out_no = grouped_linear(rows_nd, weight_eod, assignment.ends_e)
-    return out_no if bias_eo is None else add_segment_bias(out_no, bias_eo, assignment.counts_e)
+def _project(rows_nd: Tensor, weight_eod: Tensor, bias_eo: Tensor | None, segments: Segments) -> Tensor:
+    out_no = grouped_linear(rows_nd, weight_eod, segments.ends_e)
+    return out_no if bias_eo is None else add_segment_bias(out_no, bias_eo, segments.counts_e)

@@ -4,6 +4,7 @@ Shapes: b batch, s sequence, t = b * s tokens, d model width, e experts, g group
 token.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,8 @@ class TopKRouter(nn.Module):
     """Every kind of router of the configuration, all in fp32.
 
     A sigmoid router has a `bias` that steers the choice only; weights come from the scores without it. It is a buffer:
-    no gradient, no decay. `logit_bias` is a learned part of the logits.
+    no gradient, no decay. `logit_bias` is a learned part of the logits. When a sequence is cut into `num_parts` equal
+    parts, of which one is routed here, `sum_over_parts` brings what all of them measure together.
     """
 
     bias: Tensor | None
@@ -41,6 +43,8 @@ class TopKRouter(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
         has_bias = isinstance(config, SigmoidRouter)
         self.register_buffer("bias", torch.zeros(num_experts, dtype=torch.float32) if has_bias else None)
+        self.sum_over_parts: Callable[[Tensor], Tensor] = _alone
+        self.num_parts = 1
         self.logit_bias: nn.Parameter | None = None
         if isinstance(config, TopKSoftmaxRouter) and config.has_logit_bias:
             self.logit_bias = nn.Parameter(torch.empty(num_experts))
@@ -61,7 +65,7 @@ class TopKRouter(nn.Module):
                 experts_tk=experts_tk,
                 weights_tk=self._weights(logits_bse.flatten(0, 1), scores_bse.flatten(0, 1), experts_tk),
                 balance_loss=self._balance_loss(scores_bse),
-                load_e=torch.bincount(experts_tk.flatten(), minlength=self.num_experts),
+                load_e=self.sum_over_parts(torch.bincount(experts_tk.flatten(), minlength=self.num_experts)),
             )
 
     def _choose(self, scores_te: Tensor) -> Tensor:
@@ -105,9 +109,17 @@ class TopKRouter(nn.Module):
         top_k = self.config.num_experts_per_tok
         chosen = scores_bse.detach().topk(top_k, dim=-1, sorted=False).indices
         is_chosen_bse = torch.zeros_like(scores_bse, requires_grad=False).scatter_(-1, chosen, 1.0)
-        frequency_be = is_chosen_bse.mean(1) * (self.num_experts / top_k)
-        probability_be = (scores_bse / scores_bse.sum(-1, keepdim=True)).mean(1)
+        frequency_be = self._mean(is_chosen_bse) * (self.num_experts / top_k)
+        probability_be = self._mean(scores_bse / scores_bse.sum(-1, keepdim=True))
         if self.config.balance_scope == "micro_batch":
             frequency_be, probability_be = frequency_be.mean(0, keepdim=True), probability_be.mean(0, keepdim=True)
             return (frequency_be * probability_be).sum() * scores_bse.shape[0]
         return (frequency_be * probability_be).sum()
+
+    def _mean(self, x_bse: Tensor) -> Tensor:
+        """Over the positions of each whole sequence, [b, e]."""
+        return self.sum_over_parts(x_bse.mean(1)) / self.num_parts
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor

@@ -3,7 +3,7 @@
 Shapes: t tokens, k experts per token, n = t * k assignments sorted by expert, e experts, d model width, o output width.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +35,23 @@ class _Dispatch(torch.autograd.Function):
     def forward(ctx: Any, tokens_td: Tensor, order_n: Tensor, inverse_n: Tensor) -> Tensor:
         ctx.save_for_backward(inverse_n)
         ctx.num_tokens = tokens_td.shape[0]
-        return tokens_td.index_select(0, order_n // (order_n.shape[0] // ctx.num_tokens))
+        per_token = order_n.shape[0] // max(1, ctx.num_tokens)
+        return tokens_td.index_select(0, order_n // max(1, per_token))
 
     @staticmethod
     def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor, None, None]:
         (inverse_n,) = ctx.saved_tensors
-        by_token_tkd = grad_nd.index_select(0, inverse_n).unflatten(0, (ctx.num_tokens, -1))
-        return by_token_tkd.sum(1), None, None
+        by_token_nd = grad_nd.index_select(0, inverse_n)
+        if by_token_nd.shape[0] == ctx.num_tokens:
+            return by_token_nd, None, None
+        return by_token_nd.unflatten(0, (ctx.num_tokens, -1)).sum(1), None, None
+
+
+class Segments(Protocol):
+    """Rows sorted by expert: how many each has (int64), and where its segment ends (int32)."""
+
+    counts_e: Tensor
+    ends_e: Tensor
 
 
 class _SegmentBias(torch.autograd.Function):
@@ -83,10 +93,14 @@ class Assignment:
         rows: Tensor = _Dispatch.apply(tokens_td, self.order_n, self.inverse_n)  # type: ignore[no-untyped-call]
         return rows
 
+    def restore(self, rows_nd: Tensor) -> Tensor:
+        """The rows in the order of the choices again, [n, d]."""
+        by_token_nd: Tensor = _Permute.apply(rows_nd, self.inverse_n, self.order_n)  # type: ignore[no-untyped-call]
+        return by_token_nd
+
     def combine(self, rows_nd: Tensor, weights_tk: Tensor) -> Tensor:
         """The weighted sum [t, d] of each token's rows."""
-        by_token_nd: Tensor = _Permute.apply(rows_nd, self.inverse_n, self.order_n)  # type: ignore[no-untyped-call]
-        by_token_tkd = by_token_nd.unflatten(0, (self.num_tokens, -1))
+        by_token_tkd = self.restore(rows_nd).unflatten(0, (self.num_tokens, -1))
         return torch.einsum("tkd,tk->td", by_token_tkd, weights_tk)
 
 

@@ -18,14 +18,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class Surroundings:
     """What an optimizer needs of the run around it.
 
-    `sum_over_shards`: the sum over the ranks that hold different shards of one gradient.
+    `sum_over_ranks`: the sum over all ranks. `copies`: how many of them hold the same block of a gradient.
     `after_update`: runs after each applied update.
     """
 
     learning_rate: Callable[[int], float]
-    sum_over_shards: Callable[[Tensor], Tensor]
+    sum_over_ranks: Callable[[Tensor], Tensor]
     after_update: Callable[[], None]
     is_fused: bool
+    copies: Callable[[Tensor], int] = lambda _block: 1
 
 
 class Optimizer:
@@ -97,14 +98,19 @@ class Optimizer:
             }
 
     def _gradients(self) -> list[Tensor]:
-        grads = [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
+        grads = self._whole_gradients()
         return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
+
+    def _whole_gradients(self) -> list[Tensor]:
+        return [parameter.grad for parameter in self._parameters.values() if parameter.grad is not None]
 
     def _grad_norm(self) -> Tensor:
         # In fp64: an fp32 norm of a million elements is off by 1e-5 on CPU, by an amount that depends on the layout.
         norms = torch._foreach_norm(self._gradients(), 2, torch.float64)
-        squares = torch.stack(norms).square().sum()
-        return self._around.sum_over_shards(squares).sqrt()
+        squares = torch.stack(norms).square()
+        # Each block counts once, on however many ranks and meshes it lies.
+        shares = squares.new_tensor([1 / self._around.copies(gradient) for gradient in self._whole_gradients()])
+        return self._around.sum_over_ranks((squares * shares).sum()).sqrt()
 
     def _clip(self, grad_norm: float) -> None:
         limit = self._config.max_grad_norm

@@ -1,24 +1,27 @@
 """Applies a layout to a model. The order of transformations is written here and nowhere else."""
 
-from collections.abc import Callable
+import math
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from firstlight.config.model import ModelConfig
 from firstlight.config.training import RecomputeConfig
-from firstlight.layout.mesh import AXES, Layout
+from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, units_of
 from firstlight.models.initialization import initial_slice
+from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
 from firstlight.parallel.device import gradient_sum_dtype
+from firstlight.parallel.expert_exchange import place_experts
+from firstlight.parallel.meshes import Meshes
+from firstlight.parallel.tensor import apply_tensor_parallel
 
 
 def build_parallel(
@@ -26,16 +29,22 @@ def build_parallel(
 ) -> Decoder:
     """The model of `config`, laid out over the ranks and initialised from `seed`.
 
-    1. built without memory, 2. recomputation round each layer, 3. parameters sharded layer by layer, 4. memory for
-    this rank's shards, 5. their initial values.
+    1. built without memory, 2. experts dealt out, 3. the rest cut over tensor groups, 4. recomputation round each
+    layer, 5. parameters sharded layer by layer, 6. memory for this rank's shards, 7. their initial values.
     """
     with torch.device("meta"):
         model = family_of(config).build(config)
+    meshes = Meshes.of(layout, device) if layout.world_size > 1 else None
+    if meshes is not None and layout.ep > 1:
+        for mixture in _mixtures(model):
+            place_experts(mixture, meshes.experts["ep"])
+    if meshes is not None and layout.tp > 1:
+        apply_tensor_parallel(model, meshes.dense["tp"])
     units = units_of(model)
     if recompute.kind == "full":
         apply_activation_checkpointing(model, check_fn=lambda module: module in units)
-    if layout.world_size > 1:
-        _shard(model, _mesh(layout, device), gradient_sum_dtype(device))
+    if meshes is not None:
+        _shard(model, meshes, gradient_sum_dtype(device))
     model.allocate(device)
     _initialise(model, std=config.initializer_range, seed=seed)
     return model
@@ -60,29 +69,27 @@ def routers(model: nn.Module) -> dict[str, TopKRouter]:
     }
 
 
-def sum_over_shards(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The sum over the ranks that hold different shards of the model's parameters, in place."""
-    parameter = next(model.parameters())
-    if not isinstance(parameter, DTensor):
-        return lambda tensor: tensor
-    group = parameter.device_mesh.get_group("dp_shard")
-
-    def summed(tensor: Tensor) -> Tensor:
-        dist.all_reduce(tensor, group=group)
-        return tensor
-
-    return summed
+def copies(tensor: Tensor) -> int:
+    """How many ranks hold the block of `tensor` that this rank holds."""
+    if not isinstance(tensor, DTensor):
+        return dist.get_world_size() if dist.is_initialized() else 1
+    mesh, placements = tensor.device_mesh, tensor.placements
+    blocks = math.prod(mesh.size(axis) for axis, place in enumerate(placements) if not place.is_replicate())
+    return dist.get_world_size() // blocks
 
 
-def _mesh(layout: Layout, device: torch.device) -> DeviceMesh:
-    return init_device_mesh(device.type, (layout.dp_replicate, layout.dp_shard), mesh_dim_names=AXES)
+def _mixtures(model: nn.Module) -> list[MixtureOfExperts]:
+    return [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
 
 
-def _shard(model: Decoder, mesh: DeviceMesh, sum_dtype: torch.dtype) -> None:
-    mesh = mesh if mesh["dp_replicate"].size() > 1 else mesh["dp_shard"]
+def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype) -> None:
+    policy = MixedPrecisionPolicy(reduce_dtype=sum_dtype)
+    if meshes.have_experts_apart():
+        for mixture in _mixtures(model):
+            fully_shard(mixture.experts, mesh=meshes.expert_sharding(), mp_policy=policy)
     for unit in units_of(model):
-        fully_shard(unit, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=sum_dtype))
-    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=sum_dtype))
+        fully_shard(unit, mesh=meshes.sharding(), mp_policy=policy)
+    fully_shard(model, mesh=meshes.sharding(), mp_policy=policy)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # The loss is already divided by the counts of the whole global batch: gradients are sums.
@@ -93,18 +100,19 @@ def _shard(model: Decoder, mesh: DeviceMesh, sum_dtype: torch.dtype) -> None:
 @torch.no_grad()
 def _initialise(model: Decoder, *, std: float, seed: int) -> None:
     for name, parameter in parameter_names(model).items():
-        local, rows = _local_rows(parameter)
-        local.copy_(initial_slice(name, parameter.shape, rows, std=std, seed=seed))
+        local, (rows, *others) = _block(parameter)
+        values = initial_slice(name, parameter.shape, rows, std=std, seed=seed)
+        local.copy_(values[(slice(None), *others)])
     for buffer in model.buffers():
         buffer.zero_()
 
 
-def _local_rows(parameter: Tensor) -> tuple[Tensor, slice]:
-    """This rank's part of a parameter, and which rows of the whole it is (shards are cut along the first dimension)."""
+def _block(parameter: Tensor) -> tuple[Tensor, list[slice]]:
+    """This rank's part of a parameter, and where in the whole it is."""
     if not isinstance(parameter, DTensor):
-        return parameter, slice(None)
+        return parameter, [slice(None)] * parameter.ndim
     shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return parameter.to_local(), slice(offset[0], offset[0] + shape[0])
+    return parameter.to_local(), [slice(start, start + size) for start, size in zip(offset, shape, strict=True)]
 
 
 def _plain_name(name: str) -> str:

@@ -29,12 +29,12 @@ from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
 from firstlight.optim.optimizer import Optimizer, Surroundings
 from firstlight.optim.schedule import learning_rate_schedule
-from firstlight.parallel.apply import buffer_names, build_parallel, parameter_names, routers, sum_over_shards
+from firstlight.parallel.apply import buffer_names, build_parallel, copies, parameter_names, routers
 from firstlight.parallel.device import has_fused_adamw, measure_peak_flops, peak_memory_bytes
 from firstlight.parallel.engine import PlainEngine
-from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.group import sum_over_data, sum_over_ranks
 from firstlight.resilience.guard import Guard
-from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet
+from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
 from firstlight.train.loop import Parts
 from firstlight.train.run_folder import RunFolder
 from firstlight.train.state import TrainState
@@ -125,7 +125,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         ),
         guard=guard,
         recorder=_recorder(config, place),
-        evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config), place.peers),
+        evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config), _portion(layout, place)),
     )
     return parts, state
 
@@ -136,7 +136,7 @@ def build_engine(config: RunConfig, model: Decoder, balancing: BiasBalancing) ->
         model,
         micro_batch_size=config.training.micro_batch_size,
         autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
-        sum_over_ranks=sum_over_ranks,
+        sum_over_ranks=sum_over_data(config.parallelism.tensor_parallel),
         balancing=balancing,
     )
 
@@ -159,9 +159,10 @@ def _optimizer(config: RunConfig, model: Decoder, balancing: BiasBalancing) -> O
         learning_rate=learning_rate_schedule(
             config.lr_scheduler, peak=config.optimizer.learning_rate, steps=config.training.steps
         ),
-        sum_over_shards=sum_over_shards(model),
+        sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=has_fused_adamw(device),
+        copies=copies,
     )
     return Optimizer(parameter_names(model), config.optimizer, around)
 
@@ -205,6 +206,10 @@ def _recorder(config: RunConfig, place: Place) -> Recorder:
         facts=facts,
         memory_bytes=lambda: peak_memory_bytes(place.device),
     )
+
+
+def _portion(layout: Layout, place: Place) -> Portion:
+    return Portion(peers=place.peers, data_rank=layout.data_rank(place.world.rank), data_size=layout.data_size)
 
 
 def _evaluation_plan(config: RunConfig) -> EvaluationPlan:

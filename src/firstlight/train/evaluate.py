@@ -33,14 +33,23 @@ class EvaluationPlan:
     masking: Masking = JOINED
 
 
+@dataclass(frozen=True, kw_only=True)
+class Portion:
+    """Which of `data_size` portions of the samples this rank takes, and all ranks."""
+
+    peers: Peers
+    data_rank: int = 0
+    data_size: int = 1
+
+
 class Evaluator:
     """Runs the model over held-out sets, samples dealt out over the ranks."""
 
-    def __init__(self, engine: PlainEngine, sets: Sequence[HeldOutSet], plan: EvaluationPlan, peers: Peers) -> None:
+    def __init__(self, engine: PlainEngine, sets: Sequence[HeldOutSet], plan: EvaluationPlan, mine: Portion) -> None:
         self._engine = engine
         self._sets = sets
         self._plan = plan
-        self._peers = peers
+        self._mine = mine
 
     def due(self, step: int) -> bool:
         """Whether to evaluate after `step`."""
@@ -58,12 +67,13 @@ class Evaluator:
         for batch in self._batches(held_out.dataset):
             loss, tokens = self._engine.evaluate(batch)
             sums = [sums[0] + loss, sums[1] + tokens]
-        loss, tokens = self._peers.sum(sums)
+        copies = self._mine.peers.size // self._mine.data_size
+        loss, tokens = (total / copies for total in self._mine.peers.sum(sums))
         return EvalReport(
             step=step,
             name=held_out.name,
             loss=loss / tokens,
-            tokens=int(tokens),
+            tokens=round(tokens),
             bytes_per_token=held_out.bytes_per_token,
         )
 
@@ -71,10 +81,10 @@ class Evaluator:
         """This rank's share. Every rank gets equally many batches of one shape, since sharded models run in step;
         what is too much is masked out."""
         num_samples = min(len(dataset), self._plan.max_samples)
-        size, ranks = self._plan.batch_size, self._peers.size
+        size, ranks = self._plan.batch_size, self._mine.data_size
         # Spread over the whole set: its first samples may all be of one document.
         chosen = [number * len(dataset) // num_samples for number in range(num_samples)]
-        mine = chosen[self._peers.rank :: ranks]
+        mine = chosen[self._mine.data_rank :: ranks]
         for start in range(0, math.ceil(num_samples / ranks), size):
             numbers = np.array(mine[start : start + size], np.int64)
             samples = Samples.empty(size, dataset.sequence_length)

@@ -16,7 +16,7 @@ from firstlight.models.family import family_of
 from firstlight.parallel.apply import routers
 from firstlight.parallel.device import pick_device
 from firstlight.train.assemble import build_engine, open_held_out_sets
-from firstlight.train.evaluate import EvaluationPlan, Evaluator
+from firstlight.train.evaluate import EvaluationPlan, Evaluator, Portion
 from firstlight.train.run_folder import RunFolder, open_run
 from firstlight.train.state import model_tensors
 
@@ -53,4 +53,4 @@ def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalRe
         max_samples=max_samples or max((len(one.dataset) for one in sets), default=0),
         batch_size=run.config.training.micro_batch_size,
     )
-    return Evaluator(engine, sets, plan, Alone()).run(run.step)
+    return Evaluator(engine, sets, plan, Portion(peers=Alone())).run(run.step)

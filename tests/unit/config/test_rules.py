@@ -92,14 +92,91 @@ CASES = (
         overrides=("parallelism.expert_parallel=3",),
         line="parallelism.expert_parallel = 3 does not divide model.feed_forward.n_routed_experts = 4; use 1, 2, 4",
     ),
+    Case(
+        rule=rules.experts_divide,
+        overrides=("parallelism.data_parallel_replicate=2", "parallelism.expert_parallel=4"),
+        world_size=4,
+        line="parallelism.expert_parallel = 4 does not divide the 2 ranks of data_parallel_shard x tensor_parallel; "
+        "use 1, 2",
+    ),
+    Case(
+        rule=rules.experts_divide,
+        overrides=(
+            "model.multi_token_prediction=null",
+            "model.feed_forward={kind: dense, intermediate_size: 64}",
+            "parallelism.expert_parallel=2",
+        ),
+        world_size=2,
+        line="parallelism.expert_parallel = 2, but the model has no experts; use 1",
+    ),
+    Case(
+        rule=rules.tensors_divide,
+        overrides=("model.vocab_size=301", "parallelism.tensor_parallel=2"),
+        world_size=2,
+        line="parallelism.tensor_parallel = 2 does not divide model.vocab_size = 301; use 1",
+    ),
+    Case(
+        rule=rules.tensors_divide,
+        overrides=("parallelism.tensor_parallel=4",),
+        world_size=4,
+        line="parallelism.tensor_parallel = 4 does not divide model.attention.num_attention_heads = 2; use 1, 2",
+    ),
+    Case(
+        rule=rules.tensors_divide,
+        overrides=(
+            "model.multi_token_prediction=null",
+            "model.attention={kind: gqa, num_attention_heads: 4, num_key_value_heads: 2}",
+            "parallelism.tensor_parallel=4",
+        ),
+        world_size=4,
+        line="parallelism.tensor_parallel = 4 does not divide model.attention.num_key_value_heads = 2; use 1, 2",
+    ),
+    Case(
+        rule=rules.tensors_divide,
+        overrides=("model.feed_forward.intermediate_size=63", "parallelism.tensor_parallel=2"),
+        world_size=2,
+        line="parallelism.tensor_parallel = 2 does not divide model.feed_forward.intermediate_size = 63; use 1",
+    ),
+    Case(
+        rule=rules.tensors_divide,
+        overrides=("model.feed_forward.moe_intermediate_size=15", "parallelism.tensor_parallel=2"),
+        world_size=2,
+        line="parallelism.tensor_parallel = 2 does not divide model.feed_forward.moe_intermediate_size x "
+        "n_shared_experts = 15; use 1",
+    ),
+    Case(
+        rule=rules.tensors_divide,
+        overrides=("data.train.sequence_length=31", "parallelism.tensor_parallel=2"),
+        world_size=2,
+        line="parallelism.tensor_parallel = 2 does not divide data.train.sequence_length = 31; use 1",
+    ),
+    Case(
+        rule=rules.capacity_is_measured_whole,
+        overrides=("parallelism.tensor_parallel=2", "model.feed_forward.router.capacity_factor=1.5"),
+        world_size=2,
+        line="model.feed_forward.router.capacity_factor = 1.5 does not go with parallelism.tensor_parallel = 2; "
+        "use null, or tensor_parallel 1",
+    ),
+    Case(
+        rule=rules.axes_fill_the_world,
+        overrides=("parallelism.tensor_parallel=2",),
+        world_size=3,
+        line="parallelism.tensor_parallel = 2 does not divide the 3 processes; use 1, 3",
+    ),
+    Case(
+        rule=rules.axes_fill_the_world,
+        overrides=("parallelism.tensor_parallel=2", "parallelism.data_parallel_shard=2"),
+        world_size=2,
+        line="parallelism.data_parallel_shard = 2 x data_parallel_replicate = 1 x tensor_parallel = 2 need 4 "
+        "processes, and there are 2; start that many (--nproc-per-node), or use -1",
+    ),
     *(
         Case(
             rule=rules.axes_are_built,
             overrides=(f"parallelism.{axis}=2",),
-            line=f"parallelism.{axis} = 2 is not available yet; use 1 (data_parallel_shard and "
-            "data_parallel_replicate are available)",
+            line=f"parallelism.{axis} = 2 is not available yet; use 1",
         )
-        for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel", "expert_parallel")
+        for axis in ("pipeline_parallel", "context_parallel")
     ),
     Case(
         rule=rules.axes_fill_the_world,
@@ -176,6 +253,8 @@ def test_a_good_configuration_breaks_none(tmp_path: Path, world_size: int) -> No
         ("parallelism.data_parallel_replicate=2", 2),
         ("training.evaluate_every_steps=1", 1),
         ("training.global_batch_size=12", 3),
+        ("parallelism.tensor_parallel=2", 4),
+        ("parallelism.expert_parallel=2", 2),
     ],
 )
 def test_what_just_fits_is_taken(tmp_path: Path, override: str, world_size: int) -> None:
@@ -183,9 +262,9 @@ def test_what_just_fits_is_taken(tmp_path: Path, override: str, world_size: int)
 
 
 def test_all_broken_rules_are_in_one_message_in_order(tmp_path: Path) -> None:
-    overrides = ["training.global_batch_size=3", "data.train.sequence_length=64", "parallelism.tensor_parallel=4"]
+    overrides = ["training.global_batch_size=3", "data.train.sequence_length=64", "parallelism.pipeline_parallel=4"]
     keys = [line.split(" = ")[0] for line in broken(tmp_path, overrides, 1)]
-    assert keys == ["data.train.sequence_length", "parallelism.tensor_parallel", "training.global_batch_size"]
+    assert keys == ["data.train.sequence_length", "parallelism.pipeline_parallel", "training.global_batch_size"]
 
 
 def test_many_divisors_are_shortened(tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def optimizer_of(
     is_fused: bool = True,
     rate: Callable[[int], float] = lambda step: 1e-2 / (step + 1),
     after_update: Callable[[], None] = lambda: None,
-    sum_over_shards: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     **config: Any,
 ) -> Optimizer:
     around = Surroundings(
-        learning_rate=rate, sum_over_shards=sum_over_shards, after_update=after_update, is_fused=is_fused
+        learning_rate=rate, sum_over_ranks=sum_over_ranks, after_update=after_update, is_fused=is_fused
     )
     return Optimizer(owners, AdamWConfig(learning_rate=1e-2, **config), around)
 
@@ -134,7 +134,7 @@ def test_norm_is_summed_over_shards() -> None:
     owners = parameters()
     give_gradients(owners, step=0)
     alone = math.sqrt(sum(p.grad.double().square().sum().item() for p in owners.values() if p.grad is not None))
-    optimizer = optimizer_of(owners, sum_over_shards=lambda tensor: tensor * 4, max_grad_norm=1.0)
+    optimizer = optimizer_of(owners, sum_over_ranks=lambda tensor: tensor * 4, max_grad_norm=1.0)
     assert optimizer.step().grad_norm == pytest.approx(2 * alone, rel=1e-12)
     square = sum(
         (moment / 0.1).double().square().sum() for name, moment in optimizer.tensors().items() if "avg/" in name

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from firstlight.base.peers import Alone, Peers
+from firstlight.base.peers import Alone
 from firstlight.base.report import EvalReport
 from firstlight.data.samples import Samples, require_numbers
 from firstlight.data.stream import Batch
-from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet
+from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
 from tests.unit.resilience.peers import on_ranks
 
 LENGTH = 4
@@ -49,11 +49,11 @@ class CountingEngine:
 
 
 def evaluator(
-    engine: CountingEngine, *, size: int = 20, most: int = 100, batch_size: int = 2, peers: Peers | None = None
+    engine: CountingEngine, *, size: int = 20, most: int = 100, batch_size: int = 2, mine: Portion | None = None
 ) -> Evaluator:
     plan = EvaluationPlan(every_steps=0, last_step=7, max_samples=most, batch_size=batch_size)
     held_out = HeldOutSet(name="squares", dataset=Squares(size), bytes_per_token=3.5)
-    return Evaluator(engine, [held_out], plan, peers or Alone())  # type: ignore[arg-type]
+    return Evaluator(engine, [held_out], plan, mine or Portion(peers=Alone()))  # type: ignore[arg-type]
 
 
 def expected(chosen: list[int]) -> EvalReport:
@@ -73,7 +73,12 @@ def test_batch_size_and_ranks_change_nothing(ranks: int, batch_size: int, most: 
     engines = [CountingEngine() for _ in range(ranks)]
     answers = on_ranks(
         ranks,
-        lambda peers: evaluator(engines[peers.rank], most=most, batch_size=batch_size, peers=peers).run(7),
+        lambda peers: evaluator(
+            engines[peers.rank],
+            most=most,
+            batch_size=batch_size,
+            mine=Portion(peers=peers, data_rank=peers.rank, data_size=peers.size),
+        ).run(7),
     )
     (alone,) = evaluator(CountingEngine(), most=most).run(7)
     assert answers == [[alone]] * ranks
@@ -92,7 +97,7 @@ def test_fewer_samples_are_spread_over_the_set() -> None:
 def test_every_set_has_its_report() -> None:
     sets = [HeldOutSet(name=name, dataset=Squares(size), bytes_per_token=None) for name, size in (("a", 3), ("b", 5))]
     plan = EvaluationPlan(every_steps=0, last_step=7, max_samples=100, batch_size=2)
-    reports = Evaluator(CountingEngine(), sets, plan, Alone()).run(3)  # type: ignore[arg-type]
+    reports = Evaluator(CountingEngine(), sets, plan, Portion(peers=Alone())).run(3)  # type: ignore[arg-type]
     assert [(report.name, report.step) for report in reports] == [("a", 3), ("b", 3)]
     assert [report.tokens for report in reports] == [3 * 4 - 1, 5 * 4 - 2]
 
@@ -101,6 +106,6 @@ def test_every_set_has_its_report() -> None:
 def test_due_every_so_many_steps_and_after_the_last(every: int, due: list[int]) -> None:
     plan = EvaluationPlan(every_steps=every, last_step=6, max_samples=1, batch_size=1)
     held_out = HeldOutSet(name="a", dataset=Squares(3), bytes_per_token=None)
-    one = Evaluator(CountingEngine(), [held_out], plan, Alone())  # type: ignore[arg-type]
+    one = Evaluator(CountingEngine(), [held_out], plan, Portion(peers=Alone()))  # type: ignore[arg-type]
     assert [step for step in range(1, 7) if one.due(step)] == due
-    assert not any(Evaluator(CountingEngine(), [], plan, Alone()).due(step) for step in range(7))  # type: ignore[arg-type]
+    assert not any(Evaluator(CountingEngine(), [], plan, Portion(peers=Alone())).due(step) for step in range(7))  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""The layouts that are compared with one rank, and the models on which they are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from firstlight.config.model import ModelConfig
+from firstlight.layout.mesh import Layout
+from tests.unit.models.tiny_model import deepseek, llama, of_family
+
+MODELS: Mapping[str, ModelConfig] = {
+    "llama": llama(initializer_range=0.1),
+    "tied": llama(initializer_range=0.1, tie_word_embeddings=True),
+    "deepseek": deepseek(
+        multi_token_prediction={},
+        initializer_range=0.1,
+        router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01},
+    ),
+    "gpt_oss": of_family("gpt_oss", initializer_range=0.1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model in a layout."""
+
+    model: str
+    layout: Layout
+    is_slow: bool = False
+
+
+_EXPERT: Mapping[str, Layout] = {
+    "ep2": Layout(dp_shard=2, ep=2),
+    "ep4": Layout(dp_shard=4, ep=4),
+    "ep2_edp2": Layout(dp_shard=4, ep=2),
+    "ep2_replicated": Layout(dp_replicate=2, dp_shard=2, ep=2),
+}
+
+_TENSOR: Mapping[str, Layout] = {
+    "tp2": Layout(tp=2),
+    "tp2_dp2": Layout(tp=2, dp_shard=2),
+    "tp4": Layout(tp=4),
+}
+_BOTH: Mapping[str, Layout] = {
+    "tp2_ep2": Layout(tp=2, ep=2),
+    "tp2_dp2_ep2": Layout(tp=2, dp_shard=2, ep=2),
+    "tp2_dp2_ep4": Layout(tp=2, dp_shard=2, ep=4),
+}
+
+CASES: Mapping[str, Case] = {
+    **{f"{model}_alone": Case(model=model, layout=Layout()) for model in MODELS},
+    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _EXPERT.items()},
+    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in {**_TENSOR, **_BOTH}.items()},
+    **{f"{model}_tp2": Case(model=model, layout=_TENSOR["tp2"]) for model in ("llama", "tied", "gpt_oss")},
+    "llama_tp2_dp2": Case(model="llama", layout=_TENSOR["tp2_dp2"]),
+    "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
+    "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"]),
+    "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"]),
+    "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
+}

@@ -1,0 +1,127 @@
+"""One rank of a comparison of layouts: three optimizer steps in fp64 for each case, what it holds saved to files.
+
+Run as `python -m tests.equivalence.rank FOLDER RANK WORLD_SIZE CASE...`.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch._C._distributed_c10d import FileStore
+
+from firstlight.checkpoint.shards import local_shard
+from firstlight.config.model import ModelConfig
+from firstlight.config.training import AdamWConfig, RecomputeConfig
+from firstlight.data.stream import Batch
+from firstlight.layout.mesh import Layout
+from firstlight.models.balancing import BiasBalancing
+from firstlight.models.router import Routed
+from firstlight.optim.optimizer import Optimizer, Surroundings
+from firstlight.parallel.apply import build_parallel, copies, parameter_names, routers
+from firstlight.parallel.engine import PlainEngine
+from firstlight.parallel.group import sum_over_data, sum_over_ranks
+from tests.equivalence.layouts import CASES, MODELS
+
+STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
+TIMEOUT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where files go, and which rank this is."""
+
+    folder: Path
+    rank: int
+
+
+def batch(step: int, *, data_rank: int, data_size: int) -> Batch:
+    """This rank's rows of a global batch whose mask leaves each row another number of targets."""
+    source = np.random.default_rng(step)
+    tokens = source.integers(0, 96, (ROWS, LENGTH + 1))
+    mask = (source.random((ROWS, LENGTH)) < 0.8).astype(np.float32)
+    share = ROWS // data_size
+    mine = slice(data_rank * share, (data_rank + 1) * share)
+    tokens, mask = tokens[mine], mask[mine]
+    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=mask > 1, samples=ROWS)
+
+
+def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
+    """Train the case and save `CASE-RANK.safetensors` (blocks) and `.json` (where they lie, figures of each step)."""
+    config: ModelConfig = MODELS[model_name]
+    recompute = RecomputeConfig(kind="full" if case.endswith("recomputed") else "none")
+    model = build_parallel(config, layout, recompute, device=torch.device("cpu"), seed=5)
+    balancing = BiasBalancing(routers(model))
+    engine = PlainEngine(
+        model,
+        micro_batch_size=MICRO_BATCH,
+        autocast_dtype=None,
+        sum_over_ranks=sum_over_data(layout.tp),
+        balancing=balancing,
+    )
+    around = Surroundings(
+        learning_rate=lambda _step: 0.01,
+        sum_over_ranks=sum_over_ranks,
+        after_update=balancing.update,
+        is_fused=True,
+        copies=copies,
+    )
+    optimizer = Optimizer(parameter_names(model), AdamWConfig(learning_rate=0.01, max_grad_norm=0.5), around)
+    choices: list[Tensor] = []
+
+    def observe(_module: nn.Module, _inputs: object, routed: Routed) -> None:
+        is_recomputed = torch._C._current_graph_task_id() != -1
+        if not is_recomputed:
+            choices.append(routed.experts_tk)
+
+    for router in routers(model).values():
+        router.register_forward_hook(observe)
+    blocks: dict[str, Tensor] = {}
+    offsets: dict[str, Any] = {}
+    figures: list[dict[str, Any]] = []
+    for step in range(STEPS):
+        choices.clear()
+        report = engine.forward_backward(
+            batch(step, data_rank=layout.data_rank(place.rank), data_size=layout.data_size)
+        )
+        for name, parameter in parameter_names(model).items():
+            assert parameter.grad is not None, name
+            for kind, tensor in (("gradient", parameter.grad), ("parameter", parameter.detach())):
+                shard = local_shard(tensor, is_first_rank=True)
+                blocks[f"{kind}/{step}/{name}"] = shard.data.clone()
+                offsets[f"{kind}/{step}/{name}"] = shard.offset
+        for index, chosen in enumerate(choices):
+            blocks[f"choice/{step}/{index}"] = chosen.clone()
+        update = optimizer.step()
+        figures.append({"loss": report.total, **report.parts, **report.expert_load, "grad_norm": update.grad_norm})
+    for name, router in routers(model).items():
+        if router.bias is not None:
+            blocks[f"bias/{name}"] = router.bias.clone()
+    save_file(blocks, place.folder / f"{case}-{place.rank}.safetensors")
+    (place.folder / f"{case}-{place.rank}.json").write_text(json.dumps({"offsets": offsets, "figures": figures}))
+
+
+def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
+    """Join the other ranks, run the cases, part."""
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    if size > 1:
+        store = FileStore(str(folder / "ranks"), size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    for name in names:
+        case = CASES[name]
+        run(name, case.layout, case.model, Place(folder=folder, rank=rank))
+    if size > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

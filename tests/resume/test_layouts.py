@@ -1,0 +1,45 @@
+"""A checkpoint of one layout goes on in the same and in another one."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from firstlight.checkpoint.checkpointer import candidates
+from firstlight.checkpoint.manifest import read_manifest
+from tests.runs import TinyRun, make_tiny_run
+
+LAYOUTS = {
+    "tensors over 2": (2, ("parallelism.tensor_parallel=2",)),
+    "experts over 2": (2, ("parallelism.expert_parallel=2",)),
+    "alone": (1, ()),
+}
+STEPS = 4
+
+
+def train(run: TinyRun, layout: str) -> None:
+    processes, overrides = LAYOUTS[layout]
+    done = run.train(*overrides, processes=processes)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("second", LAYOUTS)
+def test_goes_on_from_a_checkpoint_of_an_expert_parallel_run(tmp_path: Path, second: str) -> None:
+    run = make_tiny_run(tmp_path)
+    train(run, "experts over 2")
+    newest, before = candidates(run.checkpoints)
+    undisturbed = read_manifest(newest)
+    assert (undisturbed.step, read_manifest(before).step) == (STEPS, 2)
+    shards = undisturbed.tensors["model/layers.1.feed_forward.experts.gate_proj"].shards
+    assert sorted(shard.offset[0] for shard in shards) == [0, 2]
+    first = [line for line in run.metrics("step") if line["step"] > 2]
+    shutil.rmtree(newest)
+    train(run, second)
+    again = read_manifest(candidates(run.checkpoints)[0])
+    assert again.step == STEPS
+    repeated = [line for line in run.metrics("step") if line["step"] > 2]
+    for there, here in zip(first, repeated, strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-6)
+        assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-6)
+    if second == "experts over 2":
+        assert again.files == undisturbed.files
