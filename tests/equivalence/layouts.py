@@ -28,6 +28,9 @@ class Case:
     is_slow: bool = False
 
 
+_SLOW = ("ep2_replicated", "tp2_dp2", "tp2_dp2_ep2")
+"""What others, that run by default, cover in the main."""
+
 _EXPERT: Mapping[str, Layout] = {
     "ep2": Layout(dp_shard=2, ep=2),
     "ep4": Layout(dp_shard=4, ep=4),
@@ -45,15 +48,27 @@ _BOTH: Mapping[str, Layout] = {
     "tp2_dp2_ep2": Layout(tp=2, dp_shard=2, ep=2),
     "tp2_dp2_ep4": Layout(tp=2, dp_shard=2, ep=4),
 }
+_EIGHT: Mapping[str, Layout] = {
+    "tp2_dp4": Layout(tp=2, dp_shard=4),
+    "tp4_dp2_ep8": Layout(tp=4, dp_shard=2, ep=8),
+    "tp2_dp2_replicated_ep2": Layout(tp=2, dp_shard=2, dp_replicate=2, ep=2),
+}
 
 CASES: Mapping[str, Case] = {
     **{f"{model}_alone": Case(model=model, layout=Layout()) for model in MODELS},
-    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _EXPERT.items()},
-    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in {**_TENSOR, **_BOTH}.items()},
+    **{
+        f"deepseek_{name}": Case(model="deepseek", layout=layout, is_slow=name in _SLOW)
+        for name, layout in _EXPERT.items()
+    },
+    **{
+        f"deepseek_{name}": Case(model="deepseek", layout=layout, is_slow=name in _SLOW)
+        for name, layout in {**_TENSOR, **_BOTH}.items()
+    },
     **{f"{model}_tp2": Case(model=model, layout=_TENSOR["tp2"]) for model in ("llama", "tied", "gpt_oss")},
     "llama_tp2_dp2": Case(model="llama", layout=_TENSOR["tp2_dp2"]),
+    **{f"deepseek_{name}": Case(model="deepseek", layout=layout, is_slow=True) for name, layout in _EIGHT.items()},
     "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
-    "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"]),
-    "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"]),
+    "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"], is_slow=True),
+    "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"], is_slow=True),
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
 }
