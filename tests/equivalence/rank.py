@@ -33,7 +33,7 @@ from firstlight.parallel.group import sum_over_data, sum_over_ranks
 from tests.equivalence.layouts import CASES, MODELS
 
 STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=180)
 
 
 @dataclass(frozen=True, kw_only=True)

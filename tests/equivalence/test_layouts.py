@@ -18,7 +18,7 @@ from tests.equivalence.rank import MICRO_BATCH, STEPS
 from tests.runs import environment
 
 TOLERANCE = 1e-9
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
