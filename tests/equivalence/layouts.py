@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from firstlight.config.model import ModelConfig
 from firstlight.layout.mesh import Layout
-from tests.unit.models.tiny_model import deepseek, llama, of_family
+from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, of_family
 
 MODELS: Mapping[str, ModelConfig] = {
     "llama": llama(initializer_range=0.1),
@@ -15,7 +15,7 @@ MODELS: Mapping[str, ModelConfig] = {
         initializer_range=0.1,
         router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01},
     ),
-    "gpt_oss": of_family("gpt_oss", initializer_range=0.1),
+    **{family: of_family(family, initializer_range=0.1) for family in OTHER_FAMILIES},
 }
 
 
@@ -27,6 +27,9 @@ class Case:
     layout: Layout
     is_slow: bool = False
 
+
+_SLOW = ("ep2_replicated", "tp2_dp2", "tp2_dp2_ep2")
+"""What others, that run by default, cover in the main."""
 
 _EXPERT: Mapping[str, Layout] = {
     "ep2": Layout(dp_shard=2, ep=2),
@@ -45,15 +48,39 @@ _BOTH: Mapping[str, Layout] = {
     "tp2_dp2_ep2": Layout(tp=2, dp_shard=2, ep=2),
     "tp2_dp2_ep4": Layout(tp=2, dp_shard=2, ep=4),
 }
+_EIGHT: Mapping[str, Layout] = {
+    "tp2_dp4": Layout(tp=2, dp_shard=4),
+    "tp4_dp2_ep8": Layout(tp=4, dp_shard=2, ep=8),
+    "tp2_dp2_replicated_ep2": Layout(tp=2, dp_shard=2, dp_replicate=2, ep=2),
+}
+
+
+def _has_experts(family: str) -> bool:
+    return MODELS[family].feed_forward.kind == "moe"
+
 
 CASES: Mapping[str, Case] = {
     **{f"{model}_alone": Case(model=model, layout=Layout()) for model in MODELS},
-    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _EXPERT.items()},
-    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in {**_TENSOR, **_BOTH}.items()},
+    **{
+        f"deepseek_{name}": Case(model="deepseek", layout=layout, is_slow=name in _SLOW)
+        for name, layout in _EXPERT.items()
+    },
+    **{
+        f"deepseek_{name}": Case(model="deepseek", layout=layout, is_slow=name in _SLOW)
+        for name, layout in {**_TENSOR, **_BOTH}.items()
+    },
     **{f"{model}_tp2": Case(model=model, layout=_TENSOR["tp2"]) for model in ("llama", "tied", "gpt_oss")},
+    **{
+        f"{family}_tp2": Case(
+            model=family, layout=_BOTH["tp2_ep2"] if _has_experts(family) else _TENSOR["tp2"], is_slow=True
+        )
+        for family in OTHER_FAMILIES
+        if family != "gpt_oss"
+    },
     "llama_tp2_dp2": Case(model="llama", layout=_TENSOR["tp2_dp2"]),
+    **{f"deepseek_{name}": Case(model="deepseek", layout=layout, is_slow=True) for name, layout in _EIGHT.items()},
     "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
-    "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"]),
-    "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"]),
+    "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"], is_slow=True),
+    "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"], is_slow=True),
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
 }

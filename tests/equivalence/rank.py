@@ -4,6 +4,7 @@ Run as `python -m tests.equivalence.rank FOLDER RANK WORLD_SIZE CASE...`.
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ from firstlight.checkpoint.shards import local_shard
 from firstlight.config.model import ModelConfig
 from firstlight.config.training import AdamWConfig, RecomputeConfig
 from firstlight.data.stream import Batch
+from firstlight.launch.parent import die_with
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.router import Routed
@@ -31,7 +33,7 @@ from firstlight.parallel.group import sum_over_data, sum_over_ranks
 from tests.equivalence.layouts import CASES, MODELS
 
 STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
-TIMEOUT = timedelta(seconds=60)
+TIMEOUT = timedelta(seconds=180)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,8 @@ def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
 
 
 def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
-    """Join the other ranks, run the cases, part."""
+    """Join the other ranks, run the cases, part. Ends with the test that started it."""
+    die_with(os.getppid())
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     if size > 1:

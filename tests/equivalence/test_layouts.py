@@ -18,8 +18,7 @@ from tests.equivalence.rank import MICRO_BATCH, STEPS
 from tests.runs import environment
 
 TOLERANCE = 1e-9
-TIMEOUT_SECONDS = 240
-COMPARED = [name for name, case in CASES.items() if case.layout.world_size > 1]
+TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,35 +52,13 @@ def run_ranks(folder: Path, size: int, names: list[str]) -> None:
             process.wait()
 
 
-class Runs:
-    """Results by case; the cases of one number of processes are run together when the first of them is asked for."""
-
-    def __init__(self, folder: Path, names: list[str]) -> None:
-        self._folder = folder
-        self._names = names
-
-    def saved(self, name: str) -> list[Saved]:
-        size = CASES[name].layout.world_size
-        folder = self._folder / str(size)
-        if not folder.exists():
-            run_ranks(folder, size, [other for other in self._names if CASES[other].layout.world_size == size])
-        return [_read(folder, name, rank) for rank in range(size)]
-
-
-def _read(folder: Path, name: str, rank: int) -> Saved:
-    facts: dict[str, Any] = json.loads((folder / f"{name}-{rank}.json").read_text())
-    return Saved(blocks=load_file(folder / f"{name}-{rank}.safetensors"), **facts)
-
-
-@pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    chosen = {item.callspec.params["name"] for item in request.session.items if _is_here(item)}
-    alone = [f"{model}_alone" for model in {CASES[name].model for name in chosen}]
-    return Runs(tmp_path_factory.mktemp("layouts"), [*alone, *(name for name in COMPARED if name in chosen)])
-
-
-def _is_here(item: pytest.Item) -> bool:
-    return item.path == Path(__file__) and hasattr(item, "callspec") and "name" in item.callspec.params
+def read(folder: Path, name: str) -> list[Saved]:
+    """What the ranks of a case saved."""
+    out = []
+    for rank in range(CASES[name].layout.world_size):
+        facts: dict[str, Any] = json.loads((folder / f"{name}-{rank}.json").read_text())
+        out.append(Saved(blocks=load_file(folder / f"{name}-{rank}.safetensors"), **facts))
+    return out
 
 
 def assert_near(here: Tensor, there: Tensor, what: str) -> None:
@@ -90,26 +67,38 @@ def assert_near(here: Tensor, there: Tensor, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if CASES[name].is_slow else ()) for name in COMPARED]
+    ("size", "is_slow"),
+    [(2, False), (4, False), *(pytest.param(size, True, marks=pytest.mark.slow) for size in (2, 4, 8))],
 )
-def test_layout_computes_what_one_rank_computes(runs: Runs, name: str) -> None:
+def test_layouts_compute_what_one_rank_computes(size: int, is_slow: bool, tmp_path: Path) -> None:
+    """All layouts of a size in one start of its processes, which takes longer than the steps."""
+    names = [n for n, case in CASES.items() if case.layout.world_size == size and case.is_slow == is_slow]
+    alone = sorted({f"{CASES[name].model}_alone" for name in names})
+    run_ranks(tmp_path / "alone", 1, alone)
+    run_ranks(tmp_path / "ranks", size, names)
+    for name in names:
+        reference = f"{CASES[name].model}_alone"
+        compare(name, read(tmp_path / "ranks", name), read(tmp_path / "alone", reference)[0])
+
+
+def compare(name: str, ranks: list[Saved], alone: Saved) -> None:
+    """Losses, norms, loads, biases, choices, and every block of every gradient and parameter at every step."""
     case = CASES[name]
-    (alone,) = runs.saved(f"{case.model}_alone")
-    ranks = runs.saved(name)
     for rank, saved in enumerate(ranks):
         for here, there in zip(saved.figures, alone.figures, strict=True):
-            assert here == pytest.approx(there, rel=TOLERANCE), f"rank {rank}"
+            assert here == pytest.approx(there, rel=TOLERANCE), f"{name}, rank {rank}"
         for key, block in saved.blocks.items():
             if key.startswith(("gradient", "parameter")):
                 where = tuple(slice(o, o + n) for o, n in zip(saved.offsets[key], block.shape, strict=True))
-                assert_near(block, alone.blocks[key][where], f"{key} on rank {rank}")
+                assert_near(block, alone.blocks[key][where], f"{name}: {key} on rank {rank}")
             elif key.startswith("bias"):
-                assert torch.equal(block, alone.blocks[key]), key
+                assert torch.equal(block, alone.blocks[key]), f"{name}: {key}"
     for key, whole in alone.blocks.items():
         if key.startswith("gradient"):
-            assert _covered(ranks, key) == whole.numel(), key
+            assert _covered(ranks, key) == whole.numel(), f"{name}: {key}"
     for step in range(STEPS):
-        assert torch.equal(_choices(ranks, case, step), _choices([alone], CASES[f"{case.model}_alone"], step))
+        one = _choices([alone], CASES[f"{case.model}_alone"], step)
+        assert torch.equal(_choices(ranks, case, step), one), f"{name}: choices of step {step}"
 
 
 def _covered(ranks: list[Saved], key: str) -> int:

@@ -93,7 +93,7 @@ def derived_facts(config: RunConfig, world_size: int) -> list[str]:
     )
     tokens = training.global_batch_size * length
     return [
-        layout.describe(),
+        *layout.describe().splitlines(),
         f"parameters: {counts.total:,}, of which a token passes {counts.activated:,}",
         f"FLOPs per token, forward and backward, causal attention: {flops_per_token(config.model, length):.4g}",
         f"micro-batches per rank and step: {accumulation}",

@@ -14,6 +14,14 @@ DENSE_AXES = ("dp_replicate", "dp_shard", "tp")
 EXPERT_AXES = ("dp_replicate", "edp", "ep")
 """Of the routed experts: `ep` ranks hold different ones, `edp` ranks shard the same ones."""
 
+_SHOWN_AS = {
+    "dp_replicate": "data_parallel_replicate",
+    "dp_shard": "data_parallel_shard",
+    "tp": "tensor_parallel",
+    "ep": "expert_parallel",
+    "edp": "shards of an expert",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -71,7 +79,7 @@ class Layout:
         degrees = {axis: degree for axis, degree in shapes if degree > 1}
         lines = [f"{self.world_size} rank(s)" + (", by axis:" if degrees else "")]
         for axis, degree in degrees.items():
-            lines.append(f"  {axis:<13}{degree:>6}   {_shown(self.group_of_first_rank(axis))}")
+            lines.append(f"  {_SHOWN_AS[axis]:<24}{degree:>6}   {_shown(self.group_of_first_rank(axis))}")
         return "\n".join(lines)
 
     def group_of_first_rank(self, axis: str) -> range:
@@ -94,5 +102,6 @@ def _unravelled(rank: int, shape: tuple[int, ...]) -> list[int]:
 
 
 def _shown(group: range) -> str:
-    head = ", ".join(str(rank) for rank in group[:3])
-    return f"ranks {head}" + (f" ... {group[-1]}" if len(group) > 3 else "")
+    if len(group) <= 4:
+        return "ranks " + ", ".join(map(str, group))
+    return f"ranks {group[0]}, {group[1]}, {group[2]} ... {group[-1]}"

@@ -30,10 +30,10 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
     inputs = together(place.peers, lambda: open_inputs(config))
     together(place.peers, lambda: _claim(place, config))
     get_logger().info(
-        "%s on %s, precision %s",
-        Layout.of(config.parallelism, place.world.size).describe(),
+        "%s, precision %s; %s",
         place.device.type,
         config.training.precision,
+        Layout.of(config.parallelism, place.world.size).describe(),
     )
     parts, state = assemble(config, inputs, place)
     with closing(state.data):

@@ -1,0 +1,76 @@
+"""Ranks to coordinates, on both meshes."""
+
+from collections import defaultdict
+
+import pytest
+
+from firstlight.config.training import ParallelismConfig
+from firstlight.layout.mesh import DENSE_AXES, EXPERT_AXES, Layout
+
+LARGE = Layout(dp_replicate=2, dp_shard=4, tp=4, ep=8)
+
+
+def test_tensor_and_expert_groups_are_neighbours() -> None:
+    assert list(LARGE.group_of_first_rank("tp")) == [0, 1, 2, 3]
+    assert list(LARGE.group_of_first_rank("ep")) == list(range(8))
+    assert list(LARGE.group_of_first_rank("edp")) == [0, 8]
+    assert list(LARGE.group_of_first_rank("dp_shard")) == [0, 4, 8, 12]
+    assert list(LARGE.group_of_first_rank("dp_replicate")) == [0, 16]
+
+
+@pytest.mark.parametrize("axes", [DENSE_AXES, EXPERT_AXES])
+def test_every_rank_has_a_place_of_its_own(axes: tuple[str, ...]) -> None:
+    places = {tuple(LARGE.coordinates(rank)[axis] for axis in axes) for rank in range(LARGE.world_size)}
+    assert len(places) == LARGE.world_size == 32
+
+
+def test_groups_are_the_ranks_that_differ_on_one_axis() -> None:
+    for axes in (DENSE_AXES, EXPERT_AXES):
+        for axis in axes:
+            same = defaultdict(list)
+            for rank in range(LARGE.world_size):
+                place = LARGE.coordinates(rank)
+                same[tuple(place[other] for other in axes if other != axis)].append(rank)
+            assert list(LARGE.group_of_first_rank(axis)) in same.values()
+
+
+def test_experts_stay_within_a_replica() -> None:
+    replicas = {rank: LARGE.coordinates(rank)["dp_replicate"] for rank in range(LARGE.world_size)}
+    assert {replicas[rank] for rank in LARGE.group_of_first_rank("ep")} == {0}
+    assert {replicas[rank] for rank in LARGE.group_of_first_rank("edp")} == {0}
+
+
+def test_ranks_of_a_tensor_group_read_the_same_samples() -> None:
+    assert LARGE.data_size == 8
+    assert [LARGE.data_rank(rank) for rank in range(9)] == [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    assert {LARGE.data_rank(rank) for rank in range(32)} == set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("section", "world_size", "expected"),
+    [
+        ({}, 1, Layout()),
+        ({}, 6, Layout(dp_shard=6)),
+        ({"tensor_parallel": 2}, 8, Layout(dp_shard=4, tp=2)),
+        (
+            {"tensor_parallel": 2, "data_parallel_replicate": 2, "expert_parallel": 4},
+            8,
+            Layout(dp_replicate=2, dp_shard=2, tp=2, ep=4),
+        ),
+        ({"data_parallel_shard": 2, "tensor_parallel": 2}, 4, Layout(dp_shard=2, tp=2)),
+    ],
+)
+def test_minus_one_takes_what_is_left(section: dict[str, int], world_size: int, expected: Layout) -> None:
+    assert Layout.of(ParallelismConfig.model_validate(section), world_size) == expected
+
+
+def test_table_names_degrees_and_neighbours() -> None:
+    assert Layout().describe() == "1 rank(s)"
+    assert LARGE.describe().splitlines() == [
+        "32 rank(s), by axis:",
+        "  data_parallel_replicate      2   ranks 0, 16",
+        "  data_parallel_shard          4   ranks 0, 4, 8, 12",
+        "  tensor_parallel              4   ranks 0, 1, 2, 3",
+        "  shards of an expert          2   ranks 0, 8",
+        "  expert_parallel              8   ranks 0, 1, 2 ... 7",
+    ]
