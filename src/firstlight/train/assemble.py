@@ -8,6 +8,7 @@ import torch
 from firstlight.base.peers import Peers
 from firstlight.base.world import World
 from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.checkpoint.lock import FolderLock
 from firstlight.config.schema import RunConfig
 from firstlight.data.checked_dataset import CheckedDataset
 from firstlight.data.metadata import bytes_per_token
@@ -47,6 +48,7 @@ class Place:
     peers: Peers
     device: torch.device
     folder: RunFolder
+    lock: FolderLock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,11 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     parts = Parts(
         engine=engine,
         checkpointer=Checkpointer(
-            place.folder.checkpoints, config.checkpoint, place.peers, configuration=config.model_dump(mode="json")
+            place.folder.checkpoints,
+            config.checkpoint,
+            place.peers,
+            configuration=config.model_dump(mode="json"),
+            is_ours=place.lock.is_held,
         ),
         guard=guard,
         recorder=_recorder(config, place),

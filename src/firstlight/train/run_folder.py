@@ -90,7 +90,8 @@ class RunFolder:
         """Whether something lies here that no run has left, be it one that was killed while it claimed the folder."""
         if not self.path.is_dir():
             return False
-        return any(not entry.name.startswith(self.configuration.name) for entry in self.path.iterdir())
+        ours = (self.configuration.name, "lock-")
+        return any(not entry.name.startswith(ours) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`: what the run is made of, and the versions that it runs on."""
