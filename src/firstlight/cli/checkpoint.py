@@ -27,7 +27,7 @@ def list_(run: Run, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(run: Run, step: Step = None, as_json: AsJson = False) -> None:
-    """Hold every file to its digest. Exit code 3 when a checkpoint cannot be used; without --step, all are looked at."""
+    """Hold every file to its digest. Exit code 3 when one cannot be used; without --step, all are looked at."""
     from firstlight.checkpoint.facts import verify_checkpoints
 
     found = [asdict(one) for one in verify_checkpoints(_checkpoints(run), step)]

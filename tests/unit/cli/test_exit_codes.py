@@ -1,4 +1,7 @@
-"""How a process ends tells a scheduler what to do: 0 done, 1 failed, 2 wrong input, 3 no checkpoint, 4 folder in use, 75 start again."""
+"""How a process ends tells a scheduler what to do.
+
+0 done, 1 failed, 2 wrong input, 3 no checkpoint, 4 folder in use, 75 start again.
+"""
 
 import json
 import os
