@@ -34,7 +34,7 @@ from firstlight.parallel.group import sum_over_ranks
 from firstlight.resilience.guard import Guard
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet
 from firstlight.train.loop import Parts
-from firstlight.train.run_folder import RunFolder
+from firstlight.train.run_folder import DATA, Difference, RunFolder
 from firstlight.train.state import TrainState
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
@@ -49,6 +49,13 @@ class Place:
     device: torch.device
     folder: RunFolder
     lock: FolderLock
+    accepted: frozenset[str] = frozenset()
+    """Names of changes to the run's inputs that the user accepts."""
+
+    def accept_data(self, there: str, here: str) -> None:
+        """Let changed training data pass; the first rank records it."""
+        if self.world.rank == 0:
+            self.folder.record_change(Difference(name=DATA, there=there[:16], here=here[:16]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +120,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         data_fingerprint=inputs.train_fingerprint,
         guard=guard,
         total_steps=config.training.steps,
+        accept_data=place.accept_data if DATA in place.accepted else None,
     )
     parts = Parts(
         engine=engine,
