@@ -19,5 +19,11 @@ class NoCheckpointError(FirstlightError):
     exit_code = 3
 
 
+class FolderInUseError(FirstlightError):
+    """Another process that is alive writes to this output folder, or has taken it over."""
+
+    exit_code = 4
+
+
 EXIT_PREEMPTED = 75
 """Exit code of a run that was asked to stop, saved its state and can be started again."""

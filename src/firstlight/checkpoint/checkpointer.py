@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from firstlight.base.errors import FirstlightError, NoCheckpointError
+from firstlight.base.errors import FirstlightError, FolderInUseError, NoCheckpointError
 from firstlight.base.log import get_logger
 from firstlight.base.peers import Alone, Peers, together
 from firstlight.checkpoint.manifest import Manifest
@@ -40,8 +40,9 @@ class Checkpointer:
     """Saves and restores a run's state in `folder`. All methods are collectives.
 
     A save that fails is reported by the rank on which it failed, and training goes on with the checkpoints that are
-    there; only `finish` raises, when it was the last one. Files are written beside the main thread, and ranks agree in
-    it: `due` looks, once a step, whether all have written.
+    there; only `finish` raises, when it was the last one. When `is_ours` says that the folder belongs to another
+    process by now, nothing is published and FolderInUseError ends the run. Files are written beside the main thread,
+    and ranks agree in it: `due` looks, once a step, whether all have written.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Checkpointer:
         peers: Peers,
         *,
         configuration: Mapping[str, Any],
+        is_ours: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._config = config
         self._peers = peers
         self._configuration = dict(configuration)
+        self._is_ours = is_ours
         self._clock = clock
         self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size)
         self._retention = Retention(folder, config)
@@ -90,7 +93,7 @@ class Checkpointer:
         self._saved_at = self._clock()
         self._failure, self._is_last_lost = None, False
         name = step_folder(state.step)
-        prepare = partial(self._writer.prepare, name) if self._peers.rank == 0 else None
+        prepare = partial(self._prepare, name) if self._peers.rank == 0 else None
         if self._has_failed(Task(prepare, in_background=False)):
             return
         manifest = Manifest(
@@ -143,13 +146,26 @@ class Checkpointer:
     def _has_failed(self, task: Task) -> bool:
         """Whether it has on some rank; the rank says why."""
         failure = task.failure()
-        if failure is not None:
+        if failure is not None and not isinstance(failure, FolderInUseError):
             get_logger().error(f"{failure}; training goes on, and the next save tries again")
-            self._failure = failure
+        self._failure = failure or self._failure
         self._is_last_lost = self._peers.any_true(failure is not None)
+        if self._is_last_lost:
+            together(self._peers, partial(_end_when_fenced_off, failure))
         return self._is_last_lost
 
+    def _prepare(self, name: str) -> None:
+        self._check_ours(name)
+        self._writer.prepare(name)
+
+    def _check_ours(self, name: str) -> None:
+        if not self._is_ours():
+            raise FolderInUseError(
+                f"{self._folder / name} is not written: another process has taken over this output folder"
+            )
+
     def _publish(self, saving: "_Saving") -> None:
+        self._check_ours(saving.name)
         manifest = self._writer.publish(saving.name, saving.manifest)
         if manifest.health and not manifest.is_healthy:
             names = ", ".join(manifest.health.not_finite)
@@ -183,6 +199,11 @@ class Checkpointer:
         (count,) = self._peers.sum([float(len(mine))])
         steps = [float(step_of(folder)) for folder in mine] or [0.0] * int(count)
         return [self._folder / step_folder(int(step)) for step in self._peers.sum(steps)] if count else []
+
+
+def _end_when_fenced_off(failure: FirstlightError | None) -> None:
+    if isinstance(failure, FolderInUseError):
+        raise failure
 
 
 @dataclass(frozen=True, kw_only=True)

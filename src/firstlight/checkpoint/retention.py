@@ -29,7 +29,13 @@ class Retention:
         if manifest.is_healthy:
             self._good.add(manifest.step)
         # A newer one is there when it was refused on restoring: it does not count, and is replaced at its step.
-        usable = [folder for folder in candidates(self._folder) if folder.name <= step_folder(manifest.step)]
+        self._prune([folder for folder in candidates(self._folder) if folder.name <= step_folder(manifest.step)])
+
+    def prune(self) -> None:
+        """Remove what is not kept, whoever wrote it."""
+        self._prune(candidates(self._folder))
+
+    def _prune(self, usable: list[Path]) -> None:
         old = [folder for folder in usable[self._config.keep_last :] if not self._is_round(folder)]
         if not old:
             return

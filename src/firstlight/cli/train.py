@@ -22,7 +22,23 @@ NumProcesses = Annotated[
 ]
 
 
-def train(config: ConfigFile, overrides: Overrides = None, nproc_per_node: NumProcesses = None) -> None:
+Accepted = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept-change",
+        metavar="NAME",
+        help="Let this change to an earlier part of the run pass, and record it: data, tokenizer, or a key.",
+        show_default=False,
+    ),
+]
+
+
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    nproc_per_node: NumProcesses = None,
+    accept_change: Accepted = None,
+) -> None:
     """Train from a YAML file. Started again with the same command, a run goes on from its last checkpoint."""
     world = World.from_environment()
     log.set_up(rank=world.rank)
@@ -32,29 +48,34 @@ def train(config: ConfigFile, overrides: Overrides = None, nproc_per_node: NumPr
     if nproc_per_node is not None and world.size > 1:
         raise InputError("--nproc-per-node was given to a process that a launcher has started already; leave it out")
     if nproc_per_node is not None and nproc_per_node > 1:
-        sys.exit(_launch(loaded, config, overrides or [], nproc_per_node))
+        sys.exit(_launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
     loaded.require_rules(world_size=world.size)
-    sys.exit(_run(loaded, world))
+    sys.exit(_run(loaded, world, accept_change or []))
 
 
-def _launch(loaded: Loaded, config: Path, overrides: list[str], num_processes: int) -> int:
+def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[str]:
+    arguments = ["train", "--config", str(config)]
+    for flag, values in (("--set", overrides), ("--accept-change", accepted)):
+        for value in values:
+            arguments += [flag, value]
+    return arguments
+
+
+def _launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
     """Check here, so that what is wrong is said once; then start the ranks."""
     from firstlight.launch.local import launch_local
 
     loaded.require_rules(world_size=num_processes)
     check_files(loaded.config)
-    arguments = ["train", "--config", str(config)]
-    for override in overrides:
-        arguments += ["--set", override]
     return launch_local(arguments, num_processes=num_processes)
 
 
-def _run(loaded: Loaded, world: World) -> int:
+def _run(loaded: Loaded, world: World, accepted: list[str]) -> int:
     from firstlight.train.train import train as train_rank
 
     exit_code = FirstlightError.exit_code
     try:
-        outcome = train_rank(loaded.config, world)
+        outcome = train_rank(loaded.config, world, accepted)
         exit_code = outcome.exit_code
     except FirstlightError as error:
         exit_code = error.exit_code

@@ -9,6 +9,7 @@ from firstlight.base.log import get_logger
 from firstlight.base.peers import Peers
 from firstlight.base.world import World
 from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.schema import RunConfig
 from firstlight.convert.hub_weights import read_weights
@@ -36,7 +37,7 @@ from firstlight.parallel.group import sum_over_data, sum_over_ranks
 from firstlight.resilience.guard import Guard
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
 from firstlight.train.loop import Parts
-from firstlight.train.run_folder import RunFolder
+from firstlight.train.run_folder import DATA, Difference, RunFolder
 from firstlight.train.state import TrainState
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
@@ -50,6 +51,14 @@ class Place:
     peers: Peers
     device: torch.device
     folder: RunFolder
+    lock: FolderLock
+    accepted: frozenset[str] = frozenset()
+    """Names of changes to the run's inputs that the user accepts."""
+
+    def accept_data(self, there: str, here: str) -> None:
+        """Let changed training data pass; the first rank records it."""
+        if self.world.rank == 0:
+            self.folder.record_change(Difference(name=DATA, there=there[:16], here=here[:16]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +126,16 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         data_fingerprint=inputs.train_fingerprint,
         guard=guard,
         total_steps=config.training.steps,
+        accept_data=place.accept_data if DATA in place.accepted else None,
     )
     parts = Parts(
         engine=engine,
         checkpointer=Checkpointer(
-            place.folder.checkpoints, config.checkpoint, place.peers, configuration=config.model_dump(mode="json")
+            place.folder.checkpoints,
+            config.checkpoint,
+            place.peers,
+            configuration=config.model_dump(mode="json"),
+            is_ours=place.lock.is_held,
         ),
         guard=guard,
         recorder=_recorder(config, place),

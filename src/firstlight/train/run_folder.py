@@ -1,9 +1,10 @@
 """A run's output folder: what lies where, and whose run it is."""
 
+import hashlib
 import json
 import platform
-import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from firstlight import __version__
 from firstlight.base.errors import InputError
+from firstlight.base.log import get_logger
 from firstlight.checkpoint.files import replace_durably
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
@@ -35,6 +37,26 @@ _FREE_KEYS = (
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
 
+TOKENIZER, DATA = "tokenizer", "data"
+"""Names of changes that no key of the configuration shows: contents, by their SHA-256."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What is not as it was in the earlier part of a run."""
+
+    name: str
+    there: Any
+    here: Any
+
+    def is_in(self, names: Collection[str]) -> bool:
+        """Whether it, or a section that it is in, is named."""
+        return any(self.name == name or self.name.startswith(f"{name}.") for name in names)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.there!r} there, {self.here!r} here"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
     """Paths within an output folder."""
@@ -57,18 +79,26 @@ class RunFolder:
     def facts(self) -> Path:
         return self.path / "run.json"
 
-    def claim(self, config: RunConfig) -> None:
+    @property
+    def accepted_changes(self) -> Path:
+        return self.path / "accepted-changes.jsonl"
+
+    def claim(self, config: RunConfig, accepted: Collection[str] = ()) -> None:
         """Make the folder this run's own: create it, or check that it holds an earlier part of the same run.
 
+        A difference is let pass, and recorded, when its key or a section that it is in is among `accepted`.
         Raises InputError when it belongs to another run, or holds something else. The first rank calls it.
         """
+        differences: list[Difference] = []
         if self.configuration.exists():
-            differences = list(_differences(load(self.configuration).config, config))
-            if differences:
-                lines = "\n".join(f"  {line}" for line in differences)
+            differences = [*_differences(load(self.configuration).config, config), *self._tokenizer_difference(config)]
+            refused = [one for one in differences if not one.is_in(accepted)]
+            if refused:
+                lines = "\n".join(f"  {one}" for one in refused)
                 raise InputError(
                     f"{self.path} holds another run, which differs in:\n{lines}\n"
-                    "Use another training.output_folder, or the configuration that the run was started with"
+                    "Use another training.output_folder, or the configuration that the run was started with, "
+                    "or --accept-change with the name of each"
                 )
         elif self._foreign_files():
             raise InputError(
@@ -76,11 +106,28 @@ class RunFolder:
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for one in differences:
+                self.record_change(one)
             self._write(self.configuration, dump(config))
             if config.data.tokenizer != self.tokenizer:
-                self._keep_tokenizer(config.data.tokenizer)
+                self.tokenizer.write_bytes(_as_tokenizer_json(config.data.tokenizer))
         except OSError as error:
             raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
+
+    def record_change(self, change: "Difference") -> None:
+        """Add a line about an accepted change to `accepted-changes.jsonl`."""
+        get_logger().warning(f"accepted change: {change}")
+        line = json.dumps({"time": time.time(), "name": change.name, "there": change.there, "here": change.here})
+        before = self.accepted_changes.read_text() if self.accepted_changes.exists() else ""
+        self._write(self.accepted_changes, f"{before}{line}\n")
+
+    def _tokenizer_difference(self, config: RunConfig) -> "Iterator[Difference]":
+        given = config.data.tokenizer
+        if self.tokenizer.exists() and given.exists():
+            kept, content = self.tokenizer.read_bytes(), _as_tokenizer_json(given)
+            there, here = (hashlib.sha256(one).hexdigest()[:16] for one in (kept, content))
+            if there != here:
+                yield Difference(name=TOKENIZER, there=there, here=here)
 
     def _write(self, path: Path, text: str) -> None:
         try:
@@ -88,19 +135,12 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
 
-    def _keep_tokenizer(self, path: Path) -> None:
-        """As a tokenizer.json, whatever it was."""
-        file = tokenizer_file(path)
-        if file.suffix in OTHER_LIBRARIES:
-            load_tokenizer(path).save(str(self.tokenizer))
-        else:
-            shutil.copyfile(file, self.tokenizer)
-
     def _foreign_files(self) -> bool:
         """Whether something lies here that no run has left, be it one that was killed while it claimed the folder."""
         if not self.path.is_dir():
             return False
-        return any(not entry.name.startswith(self.configuration.name) for entry in self.path.iterdir())
+        ours = (self.configuration.name, "lock-")
+        return any(not entry.name.startswith(ours) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`: what the run is made of, and the versions that it runs on."""
@@ -108,6 +148,14 @@ class RunFolder:
         versions |= {package: version(package) for package in _PACKAGES}
         text = json.dumps({**facts, "versions": versions}, indent=1)
         self._write(self.facts, text)
+
+
+def _as_tokenizer_json(path: Path) -> bytes:
+    """The content of a tokenizer.json, whatever kind of tokenizer `path` names."""
+    file = tokenizer_file(path)
+    if file.suffix in OTHER_LIBRARIES:
+        return load_tokenizer(path).to_str(pretty=True).encode()
+    return file.read_bytes()
 
 
 def open_run(path: Path) -> tuple[RunFolder, RunConfig]:
@@ -118,12 +166,12 @@ def open_run(path: Path) -> tuple[RunFolder, RunConfig]:
     return folder, load(folder.configuration).config
 
 
-def _differences(old: RunConfig, new: RunConfig) -> Iterator[str]:
+def _differences(old: RunConfig, new: RunConfig) -> Iterator[Difference]:
     before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
     for key in sorted(before.keys() | after.keys()):
         is_free = key.partition(".")[0] in _FREE_SECTIONS or any(key.startswith(free) for free in _FREE_KEYS)
         if not is_free and before.get(key) != after.get(key):
-            yield f"{key}: {before.get(key)!r} there, {after.get(key)!r} here"
+            yield Difference(name=key, there=before.get(key), here=after.get(key))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

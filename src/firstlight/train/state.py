@@ -4,7 +4,7 @@ Training draws no random numbers: initial weights follow from the seed and their
 seed and the position. So there is no generator to save.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ class TrainState:
     data_fingerprint: str
     guard: Guard
     total_steps: int
+    accept_data: Callable[[str, str], None] | None = None
+    """Told of the fingerprints there and here when the data has changed and that is accepted; None refuses it."""
     step: int = 0
     samples: int = 0
     tokens: int = 0
@@ -63,11 +65,13 @@ class TrainState:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` gave. Raises InputError when it was trained on other data."""
         saved = state["data"]["fingerprint"]
-        if saved != self.data_fingerprint:
+        if saved != self.data_fingerprint and self.accept_data is not None:
+            self.accept_data(saved, self.data_fingerprint)
+        elif saved != self.data_fingerprint:
             raise InputError(
                 f"the training data has changed since the checkpoint at step {state['step']}: its fingerprint is "
-                f"{self.data_fingerprint[:16]}..., the checkpoint's {saved[:16]}...; restore the data set, or start "
-                "in another output folder"
+                f"{self.data_fingerprint[:16]}..., the checkpoint's {saved[:16]}...; restore the data set, start "
+                "in another output folder, or go on with --accept-change data"
             )
         self.step, self.samples, self.tokens = state["step"], state["samples"], state["tokens"]
         self.evaluated_step = state["evaluated_step"]

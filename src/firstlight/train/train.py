@@ -1,10 +1,12 @@
 """The `train` verb inside one process of the run."""
 
+from collections.abc import Collection
 from contextlib import closing
 
 from firstlight.base.log import get_logger
 from firstlight.base.peers import together
 from firstlight.base.world import World
+from firstlight.checkpoint.lock import FolderLock
 from firstlight.config.schema import RunConfig
 from firstlight.layout.mesh import Layout
 from firstlight.parallel.device import pick_device
@@ -14,15 +16,19 @@ from firstlight.train.loop import Outcome, run
 from firstlight.train.run_folder import RunFolder
 
 
-def train(config: RunConfig, world: World) -> Outcome:
+def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Outcome:
     """Train as one of the ranks of `world`, from where the output folder's checkpoints left off.
 
-    Raises InputError for unusable input, NoCheckpointError when there are checkpoints and none loads.
+    `accepted` names changes to the inputs of an earlier part of the run that are let pass and recorded.
+
+    Raises InputError for unusable input, NoCheckpointError when there are checkpoints and none loads,
+    FolderInUseError when another process trains there.
     """
     device = pick_device(world.local_rank, local_size=world.local_size)
     folder = RunFolder(path=config.training.output_folder)
-    with joined(world, device) as peers:
-        return _train_together(config, Place(world=world, peers=peers, device=device, folder=folder))
+    with FolderLock(folder.path) as lock, joined(world, device) as peers:
+        place = Place(world=world, peers=peers, device=device, folder=folder, lock=lock, accepted=frozenset(accepted))
+        return _train_together(config, place)
 
 
 def _train_together(config: RunConfig, place: Place) -> Outcome:
@@ -43,5 +49,6 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
 def _claim(place: Place, config: RunConfig) -> None:
     """The first rank makes the output folder this run's own."""
     if place.world.rank == 0:
-        place.folder.claim(config)
+        place.lock.acquire()
+        place.folder.claim(config, place.accepted)
         place.folder.record_facts(run_facts(config, place))

@@ -32,7 +32,7 @@ class Disk:
         """`act`, interrupted in its turn: after `half` of it, or before it where there are no halves."""
 
         def acting(*arguments: Any, **keywords: Any) -> Any:
-            if self.is_interrupted(f"{name} {Path(arguments[0]).name}"):
+            if self.is_interrupted(f"{name} {_file_name(arguments[0])}"):
                 if half:
                     half(*arguments)
                 raise self.error
@@ -49,11 +49,16 @@ def failing_disk(patch: pytest.MonkeyPatch, error: BaseException, interrupted: i
     for module in (files, writer):
         patch.setattr(module, "write_durably", write)
         patch.setattr(module, "flush_folder", flush)
+    patch.setattr(os, "fsync", disk.around("fsync", os.fsync))
     patch.setattr(os, "replace", disk.around("replace", os.replace))
     patch.setattr(shutil, "rmtree", disk.around("remove", shutil.rmtree, _remove_half))
     for name in ("rename", "mkdir", "unlink"):
         patch.setattr(Path, name, disk.around(name, getattr(Path, name)))
     return disk
+
+
+def _file_name(file: Path | int) -> str:
+    return Path(os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file).name
 
 
 def _write_half(path: Path, content: bytes) -> None:

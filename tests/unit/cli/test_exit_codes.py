@@ -1,4 +1,7 @@
-"""How a process ends tells a scheduler what to do: 0 done, 1 failed, 2 wrong input, 3 no checkpoint, 75 start again."""
+"""How a process ends tells a scheduler what to do.
+
+0 done, 1 failed, 2 wrong input, 3 no checkpoint, 4 folder in use, 75 start again.
+"""
 
 import json
 import os
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.step_folder import candidates
 from tests.runs import TIMEOUT_SECONDS, TinyRun, make_tiny_run, train_arguments, wait_until
 from tests.unit.checkpoint.state import contents
@@ -158,8 +162,20 @@ def test_1_when_the_disk_is_full(run: TinyRun, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("firstlight.train.run_folder.replace_durably", lambda *_: None)
     answer = ask(run.folder, *train_arguments())
     assert answer.exit_code == 1
-    assert answer.message.endswith("checkpoint not written: [Errno 28] No space left on device")
+    assert answer.message.startswith(f"the last state is not saved: checkpoint not written in {run.checkpoints}")
+    assert "[Errno 28] No space left on device; " in answer.message
     assert contents(run.checkpoints / "step-00000002") == before
+
+
+def test_4_when_another_run_is_in_the_folder(run: TinyRun) -> None:
+    shutil.rmtree(run.checkpoints / "step-00000004")
+    with FolderLock(run.output) as lock:
+        lock.acquire()
+        answer = ask(run.folder, *train_arguments())
+    assert answer.exit_code == 4
+    assert answer.message.startswith(f"{run.output} is in use by another run: host ")
+    assert [folder.name for folder in candidates(run.checkpoints)] == ["step-00000002"]
+    assert ask(run.folder, *train_arguments()).exit_code == 0
 
 
 @pytest.mark.parametrize(("processes", "steps"), [(1, 150), (2, 60)])

@@ -109,7 +109,8 @@ def test_the_folder_of_another_run(run: TinyRun) -> None:
         f"{run.output} holds another run, which differs in:",
         "  optimizer.learning_rate: 0.001 there, 0.5 here",
         "  training.steps: 1 there, 4 here",
-        "Use another training.output_folder, or the configuration that the run was started with",
+        "Use another training.output_folder, or the configuration that the run was started with, "
+        "or --accept-change with the name of each",
     ]
 
 

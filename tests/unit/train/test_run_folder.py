@@ -97,7 +97,8 @@ def test_another_run_is_told_what_differs(tmp_path: Path, folder: RunFolder, ove
         folder.claim(config(tmp_path, override))
     assert str(caught.value) == (
         f"{folder.path} holds another run, which differs in:\n  {difference}\n"
-        "Use another training.output_folder, or the configuration that the run was started with"
+        "Use another training.output_folder, or the configuration that the run was started with, "
+        "or --accept-change with the name of each"
     )
     assert folder.configuration.read_bytes() == before
 
@@ -183,3 +184,37 @@ def test_a_tokenizer_of_another_library_is_kept_as_a_tokenizer_json(tmp_path: Pa
     (tmp_path / "my.tiktoken.json").write_text('{"pattern": "gpt2", "special_tokens": {"<|endoftext|>": 256}}')
     folder.claim(config(tmp_path, f"data.tokenizer={tmp_path / 'my.tiktoken'}"))
     assert load_tokenizer(folder.tokenizer).encode("ab<|endoftext|>").ids == [97, 98, 256]
+
+
+@pytest.mark.parametrize("name", ["training.global_batch_size", "training"])
+def test_an_accepted_change_passes_and_is_recorded(tmp_path: Path, folder: RunFolder, name: str) -> None:
+    folder.claim(config(tmp_path))
+    changed = config(tmp_path, "training.global_batch_size=8")
+    folder.claim(changed, [name])
+    (line,) = map(json.loads, folder.accepted_changes.read_text().splitlines())
+    assert (line["name"], line["there"], line["here"]) == ("training.global_batch_size", 4, 8)
+    folder.claim(changed)
+    assert len(folder.accepted_changes.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["data.train.sequence_length=16", "training.global_batch_size=8", "optimizer.learning_rate=0.5", "training.seed=1"],
+)
+def test_only_what_is_named_passes(tmp_path: Path, folder: RunFolder, override: str) -> None:
+    folder.claim(config(tmp_path))
+    with pytest.raises(InputError, match="--accept-change with the name of each"):
+        folder.claim(config(tmp_path, override), ["training.steps", "optim", "tokenizer"])
+    assert not folder.accepted_changes.exists()
+
+
+def test_a_changed_tokenizer_is_refused_until_it_is_accepted(tmp_path: Path, folder: RunFolder) -> None:
+    folder.claim(config(tmp_path))
+    later = config(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"changed": true}')
+    with pytest.raises(InputError, match=r"tokenizer: '\w{16}' there, '\w{16}' here"):
+        folder.claim(later)
+    assert folder.tokenizer.read_text() == "{}"
+    folder.claim(later, ["tokenizer"])
+    assert folder.tokenizer.read_text() == '{"changed": true}'
+    assert json.loads(folder.accepted_changes.read_text())["name"] == "tokenizer"

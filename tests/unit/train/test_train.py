@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError, NoCheckpointError
+from firstlight.base.world import World
 from firstlight.checkpoint.manifest import read_manifest
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.data.prepare import PrepareRequest, prepare
@@ -14,10 +15,11 @@ from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Proceed, Stop, Verdict
 from firstlight.train.generate import Sampling, generate
 from firstlight.train.loop import Outcome
+from firstlight.train.train import train
 from firstlight.train.trained import evaluate_trained, load_trained
 from tests.runs import TinyRun, make_tiny_run
 from tests.unit.checkpoint.state import contents
-from tests.unit.train.tiny import times_of, train_here
+from tests.unit.train.tiny import config_of, times_of, train_here
 
 FIGURES = ("step", "samples", "tokens", "loss", "loss/lm", "loss/mtp", "loss/balance", "grad_norm", "learning_rate")
 """What the same steps must say again, to the bit."""
@@ -157,6 +159,12 @@ def test_changed_data_is_refused(copy: TinyRun) -> None:
     )
     with pytest.raises(InputError, match=r"the training data has changed since the checkpoint at step 4: .*; restore"):
         train_here(copy)
+    # Accepted, the run goes on, and what was decided stays in its folder.
+    accepted = train(config_of(copy), World(), ["data"])
+    assert (accepted.first_step, accepted.step) == (4, 4)
+    (line,) = map(json.loads, (copy.output / "accepted-changes.jsonl").read_text().splitlines())
+    assert line["name"] == "data"
+    assert line["there"] != line["here"]
 
 
 def test_the_loss_of_a_checkpoint_is_that_of_the_run(finished: TinyRun) -> None:
