@@ -62,7 +62,7 @@ def rank_state(layout: Layout, rank: int, *, step: int) -> LaidOut:
         )
         around = Surroundings(
             learning_rate=lambda _: 0.1,
-            sum_over_shards=lambda tensor: tensor,
+            sum_over_ranks=lambda tensor: tensor,
             after_update=lambda: None,
             is_fused=False,
         )
