@@ -313,5 +313,5 @@ monitor: {{log_every_steps: 1, sinks: [jsonl], peak_flops_per_second: 1e12}}
     losses = [line["loss"] for line in run.metrics("step")]
     assert losses[-1] < losses[0] - 0.5
     assert losses[0] < 3  # ln 512 = 6.24 is what a model of noise has
-    held_out = [line["eval_loss"] for line in run.metrics("evaluation")]
+    held_out = [line["evaluate/more/loss"] for line in run.metrics("evaluation")]
     assert held_out[-1] < held_out[0]
