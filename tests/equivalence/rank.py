@@ -27,9 +27,10 @@ from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.router import Routed
 from firstlight.optim.optimizer import Optimizer, Surroundings
-from firstlight.parallel.apply import build_parallel, copies, parameter_names, routers
+from firstlight.parallel.apply import build_parallel, copies_in, parameter_names, routers
 from firstlight.parallel.engine import PlainEngine
-from firstlight.parallel.group import sum_over_data, sum_over_ranks
+from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.losses import RankSums
 from tests.equivalence.layouts import CASES, MODELS
 
 STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
@@ -65,7 +66,7 @@ def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
         model,
         micro_batch_size=MICRO_BATCH,
         autocast_dtype=None,
-        sum_over_ranks=sum_over_data(layout.tp),
+        sums=RankSums(layout=layout),
         balancing=balancing,
     )
     around = Surroundings(
@@ -73,7 +74,7 @@ def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=True,
-        copies=copies,
+        copies=copies_in(layout),
     )
     optimizer = Optimizer(parameter_names(model), AdamWConfig(learning_rate=0.01, max_grad_norm=0.5), around)
     choices: list[Tensor] = []

@@ -8,6 +8,7 @@ from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, sho
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward
 from firstlight.config.schema import RunConfig
 from firstlight.config.source import KeyPath
+from firstlight.config.training import ParallelismConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,9 @@ class Broken:
     path: KeyPath
     message: str
 
+
+_FIXED_AXES = ("tensor_parallel", "context_parallel", "pipeline_parallel", "data_parallel_replicate")
+"""All but data_parallel_shard, which can take what these leave."""
 
 Rule = Callable[[RunConfig, int], Iterator[Broken]]
 
@@ -89,12 +93,12 @@ def experts_divide(config: RunConfig, world_size: int) -> Iterator[Broken]:
             message=f"parallelism.expert_parallel = {degree} does not divide model.feed_forward.n_routed_experts = "
             f"{experts}; use {_divisors(experts)}",
         )
-    ranks = world_size // parallelism.data_parallel_replicate
+    ranks = world_size // (parallelism.data_parallel_replicate * parallelism.pipeline_parallel)
     if ranks and ranks % degree:
         yield Broken(
             path=path,
             message=f"parallelism.expert_parallel = {degree} does not divide the {ranks} ranks of "
-            f"data_parallel_shard x tensor_parallel; use {_divisors(math.gcd(ranks, experts))}",
+            f"data_parallel_shard x context_parallel x tensor_parallel; use {_divisors(math.gcd(ranks, experts))}",
         )
 
 
@@ -141,36 +145,43 @@ def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
 def axes_fill_the_world(config: RunConfig, world_size: int) -> Iterator[Broken]:
     """The product of the degrees is the number of processes."""
     parallelism = config.parallelism
-    shard, replicate, tensor = (
-        parallelism.data_parallel_shard,
-        parallelism.data_parallel_replicate,
-        parallelism.tensor_parallel,
-    )
-    for axis, degree, ranks in (
-        ("tensor_parallel", tensor, world_size),
-        ("data_parallel_replicate", replicate, world_size // tensor),
-    ):
-        if shard == -1 and ranks and ranks % degree:
-            within = f" / tensor_parallel = {tensor}" if axis != "tensor_parallel" and tensor > 1 else ""
+    shard = parallelism.data_parallel_shard
+    if shard == -1:
+        yield from _degrees_that_do_not_divide(parallelism, world_size)
+        return
+    needed = shard * parallelism.fixed_size
+    if needed != world_size:
+        factors = [f"data_parallel_shard = {shard}"] + [
+            f"{axis} = {degree}" for axis in _FIXED_AXES if (degree := getattr(parallelism, axis)) > 1
+        ]
+        yield Broken(
+            path=("parallelism", "data_parallel_shard"),
+            message=f"parallelism.{' x '.join(factors)} {'need' if len(factors) > 1 else 'needs'} {needed} processes, "
+            f"and there are {world_size}; start that many (--nproc-per-node), or use -1",
+        )
+
+
+def _degrees_that_do_not_divide(parallelism: ParallelismConfig, world_size: int) -> Iterator[Broken]:
+    """The first degree that the processes, divided by those before it, are no multiple of."""
+    ranks, within = world_size, ""
+    for axis in _FIXED_AXES:
+        degree = getattr(parallelism, axis)
+        if ranks % degree:
             yield Broken(
                 path=("parallelism", axis),
                 message=f"parallelism.{axis} = {degree} does not divide the {world_size} processes{within}; "
                 f"use {_divisors(ranks)}",
             )
-    needed = shard * replicate * tensor
-    if shard != -1 and needed != world_size:
-        beside = f" x tensor_parallel = {tensor}" if tensor > 1 else ""
-        yield Broken(
-            path=("parallelism", "data_parallel_shard"),
-            message=f"parallelism.data_parallel_shard = {shard} x data_parallel_replicate = {replicate}{beside} need "
-            f"{needed} processes, and there are {world_size}; start that many (--nproc-per-node), or use -1",
-        )
+            return
+        ranks //= degree
+        within += f" / {axis} = {degree}" if degree > 1 else ""
 
 
 def batch_divides(config: RunConfig, world_size: int) -> Iterator[Broken]:
     """Every rank takes the same whole number of micro-batches."""
     training = config.training
-    data_size = max(1, world_size // config.parallelism.tensor_parallel)
+    parallelism = config.parallelism
+    data_size = max(1, world_size * parallelism.data_parallel_replicate // parallelism.fixed_size)
     portion = training.micro_batch_size * data_size
     if training.global_batch_size % portion:
         nearest = max(portion, round(training.global_batch_size / portion) * portion)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from firstlight.config.pipeline import PipelineConfig
 from firstlight.config.section import AbsolutePath, Count, Fraction, NotNegative, Positive, Section
 
 Steps = Annotated[int, Field(ge=0)]
@@ -20,10 +21,19 @@ class ParallelismConfig(Section):
     tensor_parallel: Count = 1
     """Neighbouring ranks over which each layer's matrices are cut, and between layers the sequence."""
     pipeline_parallel: Count = 1
+    """Groups of ranks that hold consecutive layers and hand micro-batches on."""
     context_parallel: Count = 1
+    """Ranks that hold parts of each sequence. Attention brings keys and values together."""
     expert_parallel: Count = 1
     """Neighbouring ranks that hold different routed experts. They are cut out of data_parallel_shard x
-    tensor_parallel, so this degree is no factor of the number of processes."""
+    context_parallel x tensor_parallel, so this degree is no factor of the number of processes."""
+
+    pipeline: PipelineConfig = PipelineConfig()
+
+    @property
+    def fixed_size(self) -> int:
+        """The product of all degrees but data_parallel_shard."""
+        return self.data_parallel_replicate * self.pipeline_parallel * self.context_parallel * self.tensor_parallel
 
     @model_validator(mode="after")
     def _shard_is_a_degree(self) -> "ParallelismConfig":

@@ -1,22 +1,30 @@
 """Axis degrees to rank coordinates. Pure arithmetic; the runtime builds its device meshes from it.
 
-Two meshes lie over the same ranks. Everything but the routed experts lives on the dense mesh. The experts live on the
-expert mesh: it cuts the ranks that shard data and tensors anew, into groups of neighbours that hold different experts.
+Three meshes lie over the same ranks. RANK_AXES say which samples, positions and layers a rank computes. Parameters lie
+on PARAMETER_AXES: the ranks of a context group shard them as those of data parallelism do. The routed experts lie on
+EXPERT_AXES: within a stage, the ranks that shard data, context and tensors are cut anew, into groups of neighbours that
+hold different experts.
 """
 
+import math
 from dataclasses import dataclass
 
 from firstlight.config.training import ParallelismConfig
 
-DENSE_AXES = ("dp_replicate", "dp_shard", "tp")
-"""Mesh axes, the slowest first: the ranks of a tensor group talk most and are neighbours, so they share a node."""
+RANK_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
+"""The slowest first: the ranks of a tensor group talk most and are neighbours, so they share a node."""
 
-EXPERT_AXES = ("dp_replicate", "edp", "ep")
+PARAMETER_AXES = ("pp", "dp_replicate", "shard", "tp")
+"""Of all but the routed experts: `shard` is dp_shard x cp."""
+
+EXPERT_AXES = ("pp", "dp_replicate", "edp", "ep")
 """Of the routed experts: `ep` ranks hold different ones, `edp` ranks shard the same ones."""
 
 _SHOWN_AS = {
+    "pp": "pipeline_parallel",
     "dp_replicate": "data_parallel_replicate",
     "dp_shard": "data_parallel_shard",
+    "cp": "context_parallel",
     "tp": "tensor_parallel",
     "ep": "expert_parallel",
     "edp": "shards of an expert",
@@ -31,51 +39,71 @@ class Layout:
     dp_shard: int = 1
     tp: int = 1
     ep: int = 1
+    pp: int = 1
+    cp: int = 1
 
     @classmethod
     def of(cls, parallelism: ParallelismConfig, world_size: int) -> "Layout":
         """The layout on `world_size` ranks; -1 takes what is left. The configuration's rules hold."""
-        replicate, shard = parallelism.data_parallel_replicate, parallelism.data_parallel_shard
-        tensor = parallelism.tensor_parallel
+        shard = parallelism.data_parallel_shard
         return cls(
-            dp_replicate=replicate,
-            dp_shard=world_size // (replicate * tensor) if shard == -1 else shard,
-            tp=tensor,
+            dp_replicate=parallelism.data_parallel_replicate,
+            dp_shard=world_size // parallelism.fixed_size if shard == -1 else shard,
+            tp=parallelism.tensor_parallel,
             ep=parallelism.expert_parallel,
+            pp=parallelism.pipeline_parallel,
+            cp=parallelism.context_parallel,
         )
 
     @property
-    def dense_shape(self) -> tuple[int, int, int]:
-        """The degrees of DENSE_AXES."""
-        return self.dp_replicate, self.dp_shard, self.tp
+    def rank_shape(self) -> tuple[int, ...]:
+        """The degrees of RANK_AXES."""
+        return self.pp, self.dp_replicate, self.dp_shard, self.cp, self.tp
 
     @property
-    def expert_shape(self) -> tuple[int, int, int]:
+    def parameter_shape(self) -> tuple[int, ...]:
+        """The degrees of PARAMETER_AXES."""
+        return self.pp, self.dp_replicate, self.dp_shard * self.cp, self.tp
+
+    @property
+    def expert_shape(self) -> tuple[int, ...]:
         """The degrees of EXPERT_AXES."""
-        return self.dp_replicate, self.dp_shard * self.tp // self.ep, self.ep
+        return self.pp, self.dp_replicate, self.dp_shard * self.cp * self.tp // self.ep, self.ep
 
     @property
     def world_size(self) -> int:
-        return self.dp_replicate * self.dp_shard * self.tp
+        return math.prod(self.rank_shape)
+
+    @property
+    def stage_size(self) -> int:
+        """Ranks that hold a stage of the pipeline together."""
+        return self.world_size // self.pp
 
     @property
     def data_size(self) -> int:
-        """Ranks, or tensor groups of ranks, that read different samples."""
+        """Groups of ranks that read different samples."""
         return self.dp_replicate * self.dp_shard
+
+    @property
+    def readers(self) -> int:
+        """Ranks that read the same samples."""
+        return self.pp * self.cp * self.tp
 
     def data_rank(self, rank: int) -> int:
         """Which of the `data_size` portions of a batch rank `rank` reads."""
-        return rank // self.tp
+        return rank % self.stage_size // (self.cp * self.tp)
 
     def coordinates(self, rank: int) -> dict[str, int]:
-        """Where `rank` is on each axis of both meshes."""
-        dense = _unravelled(rank, self.dense_shape)
-        experts = _unravelled(rank, self.expert_shape)
-        return dict(zip(DENSE_AXES, dense, strict=True)) | dict(zip(EXPERT_AXES, experts, strict=True))
+        """Where `rank` is on each axis of the three meshes."""
+        return {
+            axis: place
+            for axes, shape in self._meshes()
+            for axis, place in zip(axes, _unravelled(rank, shape), strict=True)
+        }
 
     def describe(self) -> str:
         """A table for the log: each axis, its degree, and the ranks of the first rank's group on it."""
-        shapes = (*zip(DENSE_AXES, self.dense_shape, strict=True), *zip(EXPERT_AXES, self.expert_shape, strict=True))
+        shapes = (*zip(RANK_AXES, self.rank_shape, strict=True), ("edp", self.expert_shape[2]), ("ep", self.ep))
         degrees = {axis: degree for axis, degree in shapes if degree > 1}
         lines = [f"{self.world_size} rank(s)" + (", by axis:" if degrees else "")]
         for axis, degree in degrees.items():
@@ -84,12 +112,13 @@ class Layout:
 
     def group_of_first_rank(self, axis: str) -> range:
         """The ranks that differ from rank 0 on `axis` alone."""
-        axes, shape = (DENSE_AXES, self.dense_shape) if axis in DENSE_AXES else (EXPERT_AXES, self.expert_shape)
+        axes, shape = next(mesh for mesh in self._meshes() if axis in mesh[0])
         place = axes.index(axis)
-        stride = 1
-        for degree in shape[place + 1 :]:
-            stride *= degree
+        stride = math.prod(shape[place + 1 :])
         return range(0, shape[place] * stride, stride)
+
+    def _meshes(self) -> tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]:
+        return (RANK_AXES, self.rank_shape), (PARAMETER_AXES, self.parameter_shape), (EXPERT_AXES, self.expert_shape)
 
 
 def _unravelled(rank: int, shape: tuple[int, ...]) -> list[int]:

@@ -4,16 +4,17 @@ Shapes: b batch, s sequence, d model width, v vocabulary, m mixture layers (MTP 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from firstlight.config.model import ModelConfig, MoeFeedForward, SwigluActivation
+from firstlight.config.model import Attention, ModelConfig, MoeFeedForward, SwigluActivation
+from firstlight.layout.stages import Stage
 from firstlight.models.attention import build_attention
 from firstlight.models.layers import FeedForward, RmsNorm
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
-from firstlight.models.places import Places, mask_ahead, places_of, shifted
+from firstlight.models.places import Inputs, Places, inputs_here, places_of
 from firstlight.ops.cross_entropy import summed_cross_entropy
 
 
@@ -32,6 +33,21 @@ class LossSums(NamedTuple):
 
 TokenLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Hidden states [b, s, d], head [v, d], labels and mask [b, s] to the summed cross-entropy of what the mask counts."""
+
+
+class InputReader(Protocol):
+    """What this rank reads of a micro-batch: see `inputs_here`."""
+
+    def __call__(
+        self,
+        attention: Attention,
+        tokens_bs: Tensor,
+        labels_bs: Tensor,
+        mask_bs: Tensor,
+        begins_bs: Tensor | None,
+        *,
+        depths: int,
+    ) -> Inputs: ...
 
 
 def token_loss_here(hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
@@ -93,18 +109,27 @@ class MtpLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, final norm, head; and the MTP layers, which share embedding and head."""
+    """Embedding, blocks, final norm, head; and the MTP layers, which share embedding and head.
 
-    def __init__(self, model: ModelConfig) -> None:
+    A stage of a pipeline has a part of them. Whoever calls it passes on hidden states in the place of tokens.
+    """
+
+    def __init__(self, model: ModelConfig, stage: Stage | None = None) -> None:
         super().__init__()
         self.config = model
-        self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
-        self.layers = nn.ModuleList(Block(model, layer) for layer in range(model.num_hidden_layers))
-        self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
-        self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
+        self.stage = stage or Stage(layers=range(model.num_hidden_layers))
+        num_mtp_layers = model.num_mtp_layers if self.stage.is_last else 0
+        if self.stage.is_first or (self.stage.is_last and (num_mtp_layers or model.tie_word_embeddings)):
+            self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
+        # By their numbers in the whole model.
+        self.layers = nn.ModuleDict({str(layer): Block(model, layer) for layer in self.stage.layers})
+        if self.stage.is_last:
+            self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
+            self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
+        self.read_inputs: InputReader = inputs_here
         self.token_loss: TokenLoss = token_loss_here
         self.tie()
-        self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(model.num_mtp_layers))
+        self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(num_mtp_layers))
 
     def forward(
         self,
@@ -121,17 +146,43 @@ class Decoder(nn.Module):
         prediction of their first tokens. Without `predicts_ahead` the MTP layers rest, as an evaluation of the next
         token has no need of them.
         """
-        places = self._places(tokens_bs, begins_bs)
-        hidden_bsd, loads = self._trunk(tokens_bs, places)
-        lm = self._cross_entropy(hidden_bsd, labels_bs, mask_bs)
-        mtp_losses = []
-        for depth, layer in enumerate(self.mtp if predicts_ahead else (), start=1):
-            # At depth k position i has seen the labels up to i + k - 1: embed the last of them, predict the next.
-            hidden_bsd, load = layer(hidden_bsd, self.embedding(labels_bs), places)
+        inputs = self.inputs(tokens_bs, labels_bs, mask_bs, begins_bs, predicts_ahead=predicts_ahead)
+        hidden_bsd, loads = self.run_layers(self.embedding(inputs.tokens_bs), inputs.places)
+        return self.losses(hidden_bsd, loads, inputs)
+
+    def inputs(
+        self,
+        tokens_bs: Tensor,
+        labels_bs: Tensor,
+        mask_bs: Tensor,
+        begins_bs: Tensor | None = None,
+        *,
+        predicts_ahead: bool = True,
+    ) -> Inputs:
+        """What `run_layers` and `losses` read of a micro-batch, see `forward`."""
+        depths = self.config.num_mtp_layers if predicts_ahead else 0
+        return self.read_inputs(self.config.attention, tokens_bs, labels_bs, mask_bs, begins_bs, depths=depths)
+
+    def run_layers(self, hidden_bsd: Tensor, places: Places) -> tuple[Tensor, list[LayerLoad]]:
+        """The stream after the decoder's layers, before the final norm, and the loads of the mixtures among them."""
+        loads: list[LayerLoad | None] = []
+        for layer in self.layers.values():
+            hidden_bsd, load = layer(hidden_bsd, places)
             loads.append(load)
-            labels_bs = shifted(labels_bs)
-            mtp_losses.append(self._cross_entropy(hidden_bsd, labels_bs, mask_ahead(mask_bs, begins_bs, depth)))
-        balance, load_me = _join_loads([load for load in loads if load is not None], lm)
+        return hidden_bsd, [load for load in loads if load is not None]
+
+    def losses(self, hidden_bsd: Tensor, loads: Sequence[LayerLoad], inputs: Inputs) -> LossSums:
+        """The loss sums, from the stream after the last decoder layer and the loads so far."""
+        hidden_bsd = self.output_norm(hidden_bsd)
+        labels, masks = inputs.labels_kbs.unbind(), inputs.masks_kbs.unbind()
+        lm = self._cross_entropy(hidden_bsd, labels[0], masks[0])
+        mtp_losses, loads = [], list(loads)
+        for depth, layer in enumerate(self.mtp[: len(labels) - 1], start=1):
+            hidden_bsd, load = layer(hidden_bsd, self.embedding(labels[depth - 1]), inputs.places)
+            if load is not None:
+                loads.append(load)
+            mtp_losses.append(self._cross_entropy(hidden_bsd, labels[depth], masks[depth]))
+        balance, load_me = join_loads(loads, lm)
         return LossSums(lm, torch.stack(mtp_losses) if mtp_losses else lm.new_zeros(0), balance, load_me)
 
     def allocate(self, device: torch.device) -> None:
@@ -142,42 +193,37 @@ class Decoder(nn.Module):
 
     def logits(self, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Tensor:
         """Scores of the next token at every position, [b, s, v]."""
-        hidden_bsd, _ = self._trunk(tokens_bs, self._places(tokens_bs, begins_bs))
+        hidden_bsd = self._trunk(tokens_bs, places_of(self.config.attention, tokens_bs, begins_bs))
         out: Tensor = self.head(hidden_bsd)
         return out
 
     def mtp_logits(self, tokens_bs: Tensor) -> list[Tensor]:
         """Scores of the token after the next, and so on for each depth: depth k gives [b, s - k, v]."""
-        hidden_bsd, _ = self._trunk(tokens_bs, self._places(tokens_bs))
+        attention = self.config.attention
+        hidden_bsd = self._trunk(tokens_bs, places_of(attention, tokens_bs))
         out = []
         for depth, layer in enumerate(self.mtp, start=1):
             embedded = self.embedding(tokens_bs[:, depth:])
             length = embedded.shape[1]
-            hidden_bsd, _ = layer(hidden_bsd[:, :length], embedded, self._places(tokens_bs[:, :length]))
+            hidden_bsd, _ = layer(hidden_bsd[:, :length], embedded, places_of(attention, tokens_bs[:, :length]))
             out.append(self.head(hidden_bsd))
         return out
 
     def tie(self) -> None:
         """Make embedding and head one parameter where the configuration says so."""
-        if self.config.tie_word_embeddings:
+        if self.config.tie_word_embeddings and self.stage.is_last:
             self.head.weight = self.embedding.weight
 
-    def _places(self, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Places:
-        return places_of(self.config.attention, tokens_bs, begins_bs)
-
-    def _trunk(self, tokens_bs: Tensor, places: Places) -> tuple[Tensor, list[LayerLoad | None]]:
-        hidden_bsd = self.embedding(tokens_bs)
-        loads: list[LayerLoad | None] = []
-        for layer in self.layers:
-            hidden_bsd, load = layer(hidden_bsd, places)
-            loads.append(load)
-        return self.output_norm(hidden_bsd), loads
+    def _trunk(self, tokens_bs: Tensor, places: Places) -> Tensor:
+        hidden_bsd: Tensor = self.output_norm(self.run_layers(self.embedding(tokens_bs), places)[0])
+        return hidden_bsd
 
     def _cross_entropy(self, hidden_bsd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
         return self.token_loss(hidden_bsd, self.head.weight, labels_bs, mask_bs)
 
 
-def _join_loads(loads: Sequence[LayerLoad], like: Tensor) -> tuple[Tensor, Tensor]:
+def join_loads(loads: Sequence[LayerLoad], like: Tensor) -> tuple[Tensor, Tensor]:
+    """The balance losses of a micro-batch summed, and tokens per expert [m, e], on the device of `like`."""
     if not loads:
         return like.new_zeros(()), like.new_zeros((0, 0), dtype=torch.int64)
     return torch.stack([load.balance_loss for load in loads]).sum(), torch.stack([load.load_e for load in loads])

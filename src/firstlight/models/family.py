@@ -57,4 +57,4 @@ def family_of_config_json(values: Mapping[str, Any]) -> ModelFamily:
 def units_of(model: nn.Module) -> list[nn.Module]:
     """The parts that are sharded, recomputed or compiled as one: the decoder's layers and its MTP layers."""
     assert isinstance(model, Decoder)
-    return [*model.layers, *model.mtp]
+    return [*model.layers.values(), *model.mtp]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from firstlight.base.errors import InputError
 from firstlight.config.families import FamilyName, refused_choices, shown
 from firstlight.config.model import ModelConfig
+from firstlight.layout.stages import Stage
 from firstlight.models.decoder import Decoder
 from firstlight.models.hub_config import ConfigRow, Json, read_config, unchanged, write_config
 from firstlight.models.hub_rows import hub_table
@@ -33,9 +34,12 @@ class ModelFamily:
     """Hugging Face's names for the tensors of one decoder layer."""
     settle: Callable[[dict[str, Any]], dict[str, Any]] = unchanged
 
-    def build(self, config: ModelConfig) -> Decoder:
-        """The module with uninitialised parameters; build it under `torch.device("meta")` to hold nothing."""
-        return Decoder(config)
+    def build(self, config: ModelConfig, stage: Stage | None = None) -> Decoder:
+        """The module with uninitialised parameters; build it under `torch.device("meta")` to hold nothing.
+
+        A stage of a pipeline has only its part of the layers.
+        """
+        return Decoder(config, stage)
 
     def names(self, config: ModelConfig) -> NameTable:
         """Hugging Face's tensor names for a configuration."""

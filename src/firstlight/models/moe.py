@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from firstlight.config.model import MoeFeedForward
+from firstlight.config.model import ModelConfig, MoeFeedForward
 from firstlight.models.layers import FeedForward, activation_of
 from firstlight.models.router import Routed, TopKRouter
 from firstlight.ops.experts import Assignment, Segments, add_segment_bias, grouped_linear, within_capacity
@@ -57,6 +57,15 @@ def run_here(experts: Experts, rows_nd: Tensor, segments: Segments) -> Tensor:
     """All experts are here."""
     out: Tensor = experts(rows_nd, segments)
     return out
+
+
+def mixture_names(model: ModelConfig) -> list[str]:
+    """The names of the layers of the whole model that have a mixture, those of multi-token prediction last."""
+    if not isinstance(model.feed_forward, MoeFeedForward):
+        return []
+    names = [f"layers.{layer}" for layer in range(model.num_hidden_layers)]
+    names += [f"mtp.{depth}.block" for depth in range(model.num_mtp_layers)]
+    return [name for layer, name in enumerate(names) if model.is_moe_layer(layer)]
 
 
 class MixtureOfExperts(nn.Module):

@@ -1,6 +1,6 @@
-"""Where the tokens of a batch are, and what each of them sees.
+"""Where the tokens of a batch are, what each of them sees, and what it has to predict.
 
-Shapes: b batch, s sequence.
+Shapes: b batch, s sequence, k depths of prediction, the next token first.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,41 @@ class Places:
 
     rope: RotaryTable
     visibility: Visibility
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A micro-batch as the decoder reads it: int64 tokens [b, s], labels and what of them counts [k, b, s]."""
+
+    tokens_bs: Tensor
+    labels_kbs: Tensor
+    masks_kbs: Tensor
+    places: Places
+
+
+def inputs_here(
+    attention: Attention,
+    tokens_bs: Tensor,
+    labels_bs: Tensor,
+    mask_bs: Tensor,
+    begins_bs: Tensor | None,
+    *,
+    depths: int,
+) -> Inputs:
+    """The whole rows, with `depths` of multi-token prediction after the next token.
+
+    At depth k position i has seen the labels up to i + k - 1, of which the last is embedded, and predicts the next.
+    """
+    labels = [labels_bs]
+    for _ in range(depths):
+        labels.append(shifted(labels[-1]))
+    masks = [mask_ahead(mask_bs, begins_bs, depth) for depth in range(depths + 1)]
+    return Inputs(
+        tokens_bs=tokens_bs,
+        labels_kbs=torch.stack(labels),
+        masks_kbs=torch.stack(masks),
+        places=places_of(attention, tokens_bs, begins_bs),
+    )
 
 
 def places_of(attention: Attention, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Places:

@@ -1,9 +1,9 @@
 """Applies a layout to a model. The order of transformations is written here and nowhere else."""
 
 import math
+from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -39,7 +39,7 @@ def build_parallel(
         for mixture in _mixtures(model):
             place_experts(mixture, meshes.experts["ep"])
     if meshes is not None and layout.tp > 1:
-        apply_tensor_parallel(model, meshes.dense["tp"])
+        apply_tensor_parallel(model, meshes.parameters["tp"])
     units = units_of(model)
     if recompute.kind == "full":
         apply_activation_checkpointing(model, check_fn=lambda module: module in units)
@@ -69,13 +69,17 @@ def routers(model: nn.Module) -> dict[str, TopKRouter]:
     }
 
 
-def copies(tensor: Tensor) -> int:
-    """How many ranks hold the block of `tensor` that this rank holds."""
-    if not isinstance(tensor, DTensor):
-        return dist.get_world_size() if dist.is_initialized() else 1
-    mesh, placements = tensor.device_mesh, tensor.placements
-    blocks = math.prod(mesh.size(axis) for axis, place in enumerate(placements) if not place.is_replicate())
-    return dist.get_world_size() // blocks
+def copies_in(layout: Layout) -> Callable[[Tensor], int]:
+    """How many ranks hold the block of a tensor that this rank holds."""
+
+    def copies(tensor: Tensor) -> int:
+        if not isinstance(tensor, DTensor):
+            return layout.stage_size
+        mesh, placements = tensor.device_mesh, tensor.placements
+        blocks = math.prod(mesh.size(axis) for axis, place in enumerate(placements) if not place.is_replicate())
+        return layout.stage_size // blocks
+
+    return copies
 
 
 def _mixtures(model: nn.Module) -> list[MixtureOfExperts]:

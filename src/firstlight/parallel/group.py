@@ -1,7 +1,7 @@
 """The process group of the run, and the collectives that other rooms are handed."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -71,16 +71,6 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
-
-
-def sum_over_data(tensor_parallel: int) -> Callable[[Tensor], Tensor]:
-    """The sum over the ranks that read different samples, in place; the ranks of a tensor group hold the same."""
-
-    def summed(tensor: Tensor) -> Tensor:
-        total = sum_over_ranks(tensor)
-        return total if tensor_parallel == 1 else total.div_(tensor_parallel)
-
-    return summed
 
 
 def _file_store(world: World, folder: Path) -> Store:

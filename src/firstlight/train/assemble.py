@@ -30,10 +30,11 @@ from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
 from firstlight.optim.optimizer import Optimizer, Surroundings
 from firstlight.optim.schedule import learning_rate_schedule
-from firstlight.parallel.apply import buffer_names, build_parallel, copies, parameter_names, routers
+from firstlight.parallel.apply import buffer_names, build_parallel, copies_in, parameter_names, routers
 from firstlight.parallel.device import has_fused_adamw, measure_peak_flops, peak_memory_bytes
-from firstlight.parallel.engine import PlainEngine
-from firstlight.parallel.group import sum_over_data, sum_over_ranks
+from firstlight.parallel.engine import Engine, PlainEngine
+from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.losses import RankSums
 from firstlight.resilience.guard import Guard
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
 from firstlight.train.loop import Parts
@@ -117,11 +118,11 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
         read_weights(config.model, config.model.from_hf, parameter_names(model) | buffer_names(model))
     balancing = BiasBalancing(routers(model))
-    engine = build_engine(config, model, balancing)
+    engine = build_engine(config, layout, model, balancing)
     guard = Guard(config.resilience, place.peers)
     state = TrainState(
         model=model,
-        optimizer=_optimizer(config, model, balancing),
+        optimizer=_optimizer(config, layout, model, balancing),
         data=_stream(config, inputs, layout, place.world.rank),
         data_fingerprint=inputs.train_fingerprint,
         guard=guard,
@@ -144,13 +145,13 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     return parts, state
 
 
-def build_engine(config: RunConfig, model: Decoder, balancing: BiasBalancing) -> PlainEngine:
+def build_engine(config: RunConfig, layout: Layout, model: Decoder, balancing: BiasBalancing) -> Engine:
     """The engine for a model that is laid out already."""
     return PlainEngine(
         model,
         micro_batch_size=config.training.micro_batch_size,
         autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
-        sum_over_ranks=sum_over_data(config.parallelism.tensor_parallel),
+        sums=RankSums(layout=layout),
         balancing=balancing,
     )
 
@@ -167,7 +168,7 @@ def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
     }
 
 
-def _optimizer(config: RunConfig, model: Decoder, balancing: BiasBalancing) -> Optimizer:
+def _optimizer(config: RunConfig, layout: Layout, model: Decoder, balancing: BiasBalancing) -> Optimizer:
     device = next(model.parameters()).device
     around = Surroundings(
         learning_rate=learning_rate_schedule(
@@ -176,7 +177,7 @@ def _optimizer(config: RunConfig, model: Decoder, balancing: BiasBalancing) -> O
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=has_fused_adamw(device),
-        copies=copies,
+        copies=copies_in(layout),
     )
     return Optimizer(parameter_names(model), config.optimizer, around)
 

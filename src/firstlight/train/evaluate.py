@@ -10,7 +10,7 @@ from firstlight.base.peers import Peers
 from firstlight.base.report import EvalReport
 from firstlight.data.samples import Dataset, Samples
 from firstlight.data.stream import JOINED, Batch, Masking
-from firstlight.parallel.engine import PlainEngine
+from firstlight.parallel.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Portion:
 class Evaluator:
     """Runs the model over held-out sets, samples dealt out over the ranks."""
 
-    def __init__(self, engine: PlainEngine, sets: Sequence[HeldOutSet], plan: EvaluationPlan, mine: Portion) -> None:
+    def __init__(self, engine: Engine, sets: Sequence[HeldOutSet], plan: EvaluationPlan, mine: Portion) -> None:
         self._engine = engine
         self._sets = sets
         self._plan = plan
@@ -67,8 +67,7 @@ class Evaluator:
         for batch in self._batches(held_out.dataset):
             loss, tokens = self._engine.evaluate(batch)
             sums = [sums[0] + loss, sums[1] + tokens]
-        copies = self._mine.peers.size // self._mine.data_size
-        loss, tokens = (total / copies for total in self._mine.peers.sum(sums))
+        loss, tokens = self._mine.peers.sum(sums)
         return EvalReport(
             step=step,
             name=held_out.name,

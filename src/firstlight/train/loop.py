@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from firstlight.base.report import StepReport
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.observe.recorder import Recorder
-from firstlight.parallel.engine import PlainEngine
+from firstlight.parallel.engine import Engine
 from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Stop
 from firstlight.train.evaluate import Evaluator
@@ -17,7 +17,7 @@ from firstlight.train.state import TrainState
 class Parts:
     """What the loop calls."""
 
-    engine: PlainEngine
+    engine: Engine
     checkpointer: Checkpointer
     guard: Guard
     recorder: Recorder

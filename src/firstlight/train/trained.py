@@ -10,6 +10,7 @@ from firstlight.base.peers import Alone
 from firstlight.base.report import EvalReport
 from firstlight.checkpoint.checkpointer import load_newest
 from firstlight.config.schema import RunConfig
+from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
@@ -46,7 +47,7 @@ def load_trained(path: Path) -> TrainedRun:
 def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalReport]:
     """The loss on the run's held-out sets, all of their samples unless `max_samples` is given."""
     sets = open_held_out_sets(run.config)
-    engine = build_engine(run.config, run.model, BiasBalancing(routers(run.model)))
+    engine = build_engine(run.config, Layout(), run.model, BiasBalancing(routers(run.model)))
     plan = EvaluationPlan(
         every_steps=0,
         last_step=run.step,

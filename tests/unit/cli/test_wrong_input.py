@@ -148,8 +148,8 @@ def test_a_report_on_a_folder_that_is_no_run(run: TinyRun, folder: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "processes", "what"),
     [
-        (["parallelism.data_parallel_shard=2"], 1, "need 2 processes, and there are 1; start that many"),
-        (["parallelism.data_parallel_shard=1"], 2, "need 1 processes, and there are 2; start that many"),
+        (["parallelism.data_parallel_shard=2"], 1, "needs 2 processes, and there are 1; start that many"),
+        (["parallelism.data_parallel_shard=1"], 2, "needs 1 processes, and there are 2; start that many"),
         (["parallelism.data_parallel_replicate=2"], 1, "does not divide the 1 processes; use 1"),
         ([], 3, "training.global_batch_size = 4 is not a multiple of micro_batch_size = 2 x 3 data-parallel ranks"),
     ],

@@ -96,8 +96,8 @@ CASES = (
         rule=rules.experts_divide,
         overrides=("parallelism.data_parallel_replicate=2", "parallelism.expert_parallel=4"),
         world_size=4,
-        line="parallelism.expert_parallel = 4 does not divide the 2 ranks of data_parallel_shard x tensor_parallel; "
-        "use 1, 2",
+        line="parallelism.expert_parallel = 4 does not divide the 2 ranks of data_parallel_shard x context_parallel x "
+        "tensor_parallel; use 1, 2",
     ),
     Case(
         rule=rules.experts_divide,
@@ -167,8 +167,8 @@ CASES = (
         rule=rules.axes_fill_the_world,
         overrides=("parallelism.tensor_parallel=2", "parallelism.data_parallel_shard=2"),
         world_size=2,
-        line="parallelism.data_parallel_shard = 2 x data_parallel_replicate = 1 x tensor_parallel = 2 need 4 "
-        "processes, and there are 2; start that many (--nproc-per-node), or use -1",
+        line="parallelism.data_parallel_shard = 2 x tensor_parallel = 2 need 4 processes, "
+        "and there are 2; start that many (--nproc-per-node), or use -1",
     ),
     *(
         Case(
@@ -262,9 +262,9 @@ def test_what_just_fits_is_taken(tmp_path: Path, override: str, world_size: int)
 
 
 def test_all_broken_rules_are_in_one_message_in_order(tmp_path: Path) -> None:
-    overrides = ["training.global_batch_size=3", "data.train.sequence_length=64", "parallelism.pipeline_parallel=4"]
+    overrides = ["training.global_batch_size=3", "data.train.sequence_length=64", "parallelism.data_parallel_shard=2"]
     keys = [line.split(" = ")[0] for line in broken(tmp_path, overrides, 1)]
-    assert keys == ["data.train.sequence_length", "parallelism.pipeline_parallel", "training.global_batch_size"]
+    assert keys == ["data.train.sequence_length", "parallelism.data_parallel_shard", "training.global_batch_size"]
 
 
 def test_many_divisors_are_shortened(tmp_path: Path) -> None:

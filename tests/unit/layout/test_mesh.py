@@ -1,13 +1,15 @@
-"""Ranks to coordinates, on both meshes."""
+"""Ranks to coordinates, on all meshes."""
 
 from collections import defaultdict
 
 import pytest
 
 from firstlight.config.training import ParallelismConfig
-from firstlight.layout.mesh import DENSE_AXES, EXPERT_AXES, Layout
+from firstlight.layout.mesh import EXPERT_AXES, PARAMETER_AXES, RANK_AXES, Layout
 
 LARGE = Layout(dp_replicate=2, dp_shard=4, tp=4, ep=8)
+WHOLE = Layout(pp=2, dp_replicate=2, dp_shard=2, cp=2, tp=2, ep=4)
+AXES = (RANK_AXES, PARAMETER_AXES, EXPERT_AXES)
 
 
 def test_tensor_and_expert_groups_are_neighbours() -> None:
@@ -18,20 +20,22 @@ def test_tensor_and_expert_groups_are_neighbours() -> None:
     assert list(LARGE.group_of_first_rank("dp_replicate")) == [0, 16]
 
 
-@pytest.mark.parametrize("axes", [DENSE_AXES, EXPERT_AXES])
-def test_every_rank_has_a_place_of_its_own(axes: tuple[str, ...]) -> None:
-    places = {tuple(LARGE.coordinates(rank)[axis] for axis in axes) for rank in range(LARGE.world_size)}
-    assert len(places) == LARGE.world_size == 32
+@pytest.mark.parametrize("layout", [LARGE, WHOLE])
+@pytest.mark.parametrize("axes", AXES)
+def test_every_rank_has_a_place_of_its_own(layout: Layout, axes: tuple[str, ...]) -> None:
+    places = {tuple(layout.coordinates(rank)[axis] for axis in axes) for rank in range(layout.world_size)}
+    assert len(places) == layout.world_size == 32
 
 
-def test_groups_are_the_ranks_that_differ_on_one_axis() -> None:
-    for axes in (DENSE_AXES, EXPERT_AXES):
-        for axis in axes:
-            same = defaultdict(list)
-            for rank in range(LARGE.world_size):
-                place = LARGE.coordinates(rank)
-                same[tuple(place[other] for other in axes if other != axis)].append(rank)
-            assert list(LARGE.group_of_first_rank(axis)) in same.values()
+@pytest.mark.parametrize("layout", [LARGE, WHOLE])
+@pytest.mark.parametrize("axes", AXES)
+def test_groups_are_the_ranks_that_differ_on_one_axis(layout: Layout, axes: tuple[str, ...]) -> None:
+    for axis in axes:
+        same = defaultdict(list)
+        for rank in range(layout.world_size):
+            place = layout.coordinates(rank)
+            same[tuple(place[other] for other in axes if other != axis)].append(rank)
+        assert list(layout.group_of_first_rank(axis)) in same.values()
 
 
 def test_experts_stay_within_a_replica() -> None:
@@ -46,6 +50,13 @@ def test_ranks_of_a_tensor_group_read_the_same_samples() -> None:
     assert {LARGE.data_rank(rank) for rank in range(32)} == set(range(8))
 
 
+def test_stages_and_parts_of_a_sequence_read_the_same_samples() -> None:
+    assert [WHOLE.data_rank(rank) for rank in range(32)] == 2 * ([0] * 4 + [1] * 4 + [2] * 4 + [3] * 4)
+    assert (WHOLE.data_size, WHOLE.readers, WHOLE.stage_size) == (4, 8, 16)
+    assert [WHOLE.coordinates(rank)["cp"] for rank in range(4)] == [0, 0, 1, 1]
+    assert list(WHOLE.group_of_first_rank("pp")) == [0, 16]
+
+
 @pytest.mark.parametrize(
     ("section", "world_size", "expected"),
     [
@@ -58,6 +69,7 @@ def test_ranks_of_a_tensor_group_read_the_same_samples() -> None:
             Layout(dp_replicate=2, dp_shard=2, tp=2, ep=4),
         ),
         ({"data_parallel_shard": 2, "tensor_parallel": 2}, 4, Layout(dp_shard=2, tp=2)),
+        ({"pipeline_parallel": 2, "context_parallel": 2}, 16, Layout(dp_shard=4, pp=2, cp=2)),
     ],
 )
 def test_minus_one_takes_what_is_left(section: dict[str, int], world_size: int, expected: Layout) -> None:

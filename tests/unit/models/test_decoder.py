@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from firstlight.models.decoder import Decoder
+from firstlight.models.places import places_of
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, filled, llama, of_family, random_tokens
 
 CASES = {
@@ -50,8 +51,8 @@ def test_multi_token_prediction_by_hand(depths: int) -> None:
     sums = model(tokens[:, :-1], tokens[:, 1:], mask)
     assert sums.mtp.shape == (depths,)
 
-    rope = model._places(tokens[:, :-1])
-    hidden, _ = model._trunk(tokens[:, :-1], rope)
+    rope = places_of(model.config.attention, tokens[:, :-1])
+    hidden = model._trunk(tokens[:, :-1], rope)
     for depth in range(1, depths + 1):
         layer = model.mtp[depth - 1]
         rows, embedding = length - depth, model.embedding.weight

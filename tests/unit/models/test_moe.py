@@ -14,7 +14,7 @@ from tests.unit.models.tiny_model import deepseek, filled, of_family
 def layer_of(n_shared_experts: int) -> MixtureOfExperts:
     config = deepseek(feed_forward={"n_shared_experts": n_shared_experts})
     assert isinstance(config.feed_forward, MoeFeedForward)
-    layer = filled(config, dtype=torch.float64).layers[1].feed_forward
+    layer = filled(config, dtype=torch.float64).layers["1"].feed_forward
     assert isinstance(layer, MixtureOfExperts)
     return layer
 
@@ -56,7 +56,7 @@ def test_gradient_reaches_every_part() -> None:
 
 
 def test_biased_and_clamped_experts_by_hand() -> None:
-    layer = filled(of_family("gpt_oss"), dtype=torch.float64).layers[0].feed_forward
+    layer = filled(of_family("gpt_oss"), dtype=torch.float64).layers["0"].feed_forward
     hidden = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     routed, experts = layer.router(hidden), layer.experts
     out = layer(hidden)[0].flatten(0, 1)
@@ -73,7 +73,7 @@ def test_biased_and_clamped_experts_by_hand() -> None:
 @pytest.mark.parametrize("factor", [0.25, 1.0, 1.5])
 def test_capacity_drops_the_weakest_assignments(factor: float) -> None:
     config = deepseek(feed_forward={"n_shared_experts": 0}, router={"capacity_factor": factor})
-    layer = filled(config, dtype=torch.float64).layers[1].feed_forward
+    layer = filled(config, dtype=torch.float64).layers["1"].feed_forward
     hidden = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     routed, experts = layer.router(hidden), layer.experts
     # 18 tokens, 2 experts of 8 each: an even share is 4.5 assignments.
@@ -96,6 +96,6 @@ def test_capacity_drops_the_weakest_assignments(factor: float) -> None:
 
 def test_capacity_that_is_never_reached_changes_nothing() -> None:
     hidden = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    roomy = filled(deepseek(router={"capacity_factor": 8.0}), dtype=torch.float64).layers[1].feed_forward
-    plain = filled(deepseek(), dtype=torch.float64).layers[1].feed_forward
+    roomy = filled(deepseek(router={"capacity_factor": 8.0}), dtype=torch.float64).layers["1"].feed_forward
+    plain = filled(deepseek(), dtype=torch.float64).layers["1"].feed_forward
     assert torch.equal(roomy(hidden)[0], plain(hidden)[0])

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from firstlight.base.report import LossReport
 from firstlight.data.stream import Batch
+from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
 from firstlight.parallel.apply import routers
-from firstlight.parallel.engine import Normalizers, PlainEngine, Rows, weigh
+from firstlight.parallel.engine import PlainEngine
+from firstlight.parallel.losses import Normalizers, RankSums, weigh
+from firstlight.parallel.rows import Rows
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, filled, llama, of_family, random_tokens
 
 _EXPERTS = OTHER_FAMILIES["gpt_oss"]["feed_forward"]
@@ -45,7 +48,7 @@ def engine_of(model: Decoder, *, micro_batch_size: int, ranks: int = 1) -> Plain
         model,
         micro_batch_size=micro_batch_size,
         autocast_dtype=None,
-        sum_over_ranks=lambda tensor: tensor * ranks,
+        sums=RankSums(layout=Layout(), over_ranks=lambda tensor: tensor * ranks),
         balancing=BiasBalancing(routers(model)),
     )
 
@@ -121,7 +124,7 @@ def test_load_of_the_whole_batch_moves_the_bias() -> None:
     model = filled(CONFIGS["deepseek"])
     balancing = BiasBalancing(routers(model))
     engine = PlainEngine(
-        model, micro_batch_size=2, autocast_dtype=None, sum_over_ranks=lambda tensor: tensor, balancing=balancing
+        model, micro_batch_size=2, autocast_dtype=None, sums=RankSums(layout=Layout()), balancing=balancing
     )
     rows = batch()
     loads = model(*(torch.from_numpy(x) for x in (rows.tokens, rows.labels, rows.loss_mask))).load_me.double()
@@ -154,7 +157,7 @@ def test_autocast_changes_the_products_and_not_the_parameters(name: str) -> None
         model,
         micro_batch_size=2,
         autocast_dtype=torch.bfloat16,
-        sum_over_ranks=lambda tensor: tensor,
+        sums=RankSums(layout=Layout()),
         balancing=BiasBalancing(routers(model)),
     )
     mixed = engine.forward_backward(batch()).parts["lm"]
@@ -169,15 +172,15 @@ def test_normalizers_count_what_there_is_to_predict() -> None:
     rows = Rows(
         tokens=torch.zeros(2, 4, dtype=torch.int64), labels=torch.zeros(2, 4, dtype=torch.int64), mask=mask, begins=None
     )
-    counts = Normalizers.of(rows, depths=2, sum_over_ranks=lambda tensor: tensor)
+    counts = Normalizers.of(rows, RankSums(layout=Layout()), depths=2)
     assert (counts.lm, counts.mtp.tolist(), counts.sequences) == (4.0, [3.0, 2.0], 2.0)
-    both = Normalizers.of(rows, depths=2, sum_over_ranks=lambda tensor: tensor * 3)
+    both = Normalizers.of(rows, RankSums(layout=Layout(), over_ranks=lambda tensor: tensor * 3), depths=2)
     assert (both.lm, both.mtp.tolist(), both.sequences) == (12.0, [9.0, 6.0], 6.0)
 
 
 def test_nothing_to_predict_divides_by_one() -> None:
     rows = Rows(tokens=torch.zeros(1, 4), labels=torch.zeros(1, 4), mask=torch.zeros(1, 4), begins=None)
-    counts = Normalizers.of(rows, depths=1, sum_over_ranks=lambda tensor: tensor)
+    counts = Normalizers.of(rows, RankSums(layout=Layout()), depths=1)
     assert (counts.lm, counts.mtp.tolist(), counts.sequences) == (1.0, [1.0], 1.0)
 
 

@@ -1,0 +1,104 @@
+"""From the sums of each rank to the losses of the global batch.
+
+Shapes: k depths of prediction after the next token, m mixture layers of the whole model, e experts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from firstlight.base.report import LossReport
+from firstlight.config.model import ModelConfig, MoeFeedForward
+from firstlight.layout.mesh import Layout
+from firstlight.models.balancing import BiasBalancing, max_violation
+from firstlight.models.decoder import LossSums
+from firstlight.models.moe import mixture_names
+from firstlight.models.places import mask_ahead
+from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.rows import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSums:
+    """Sums over the ranks of `layout`, in which what several ranks have alike counts once."""
+
+    layout: Layout
+    over_ranks: Callable[[Tensor], Tensor] = sum_over_ranks
+
+    def of_rows(self, counts: Tensor) -> Tensor:
+        """Of what is counted in whole rows: the ranks that read the same ones count the same."""
+        return self.over_ranks(counts) / self.layout.readers
+
+    def of_losses(self, sums: LossSums) -> LossSums:
+        """Of what micro-batches gave, in fp64 with one collective. A tensor group has one loss; a context group a part
+        of it on each rank, but one balance loss and load; a stage has its own loads, and only the last one losses."""
+        lm, mtp, balance, load_me = (part.double() for part in sums)
+        balance, load_me = balance / self.layout.cp, load_me / self.layout.cp
+        flat = self.over_ranks(torch.cat((lm.view(1), mtp, balance.view(1), load_me.flatten()))) / self.layout.tp
+        depths = mtp.numel()
+        load_me = flat[2 + depths :].view(load_me.shape).round()
+        return LossSums(flat[0], flat[1 : 1 + depths], flat[1 + depths], load_me)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalizers:
+    """What the loss sums of a global batch are divided by: unmasked targets of each kind, and sequences."""
+
+    lm: float
+    mtp: Tensor
+    sequences: float
+
+    @classmethod
+    def of(cls, rows: Rows, sums: RankSums, *, depths: int) -> "Normalizers":
+        """Counted over all ranks. Depth k of multi-token prediction has no target for the last k positions."""
+        masks = [mask_ahead(rows.mask, rows.begins, depth) for depth in range(depths + 1)]
+        counts = [mask.sum(dtype=torch.float64) for mask in masks]
+        sequences = torch.tensor(float(rows.tokens.shape[0]), dtype=torch.float64, device=rows.mask.device)
+        totals = sums.of_rows(torch.stack([*counts, sequences])).clamp(min=1)
+        return cls(lm=float(totals[0]), mtp=totals[1:-1], sequences=float(totals[-1]))
+
+
+def weigh(sums: LossSums, normalizers: Normalizers, config: ModelConfig) -> Tensor:
+    """The training loss: mean next-token loss, plus lambda times the mean over depths of theirs, plus alpha times the
+    balance loss summed over layers. Each mean is over the targets that exist (as Megatron-LM; the paper divides
+    depth k by the whole length)."""
+    total = sums.lm / normalizers.lm
+    if config.multi_token_prediction is not None:
+        by_depth = sums.mtp / normalizers.mtp.to(sums.mtp.dtype)
+        total = total + config.multi_token_prediction.loss_weight * by_depth.mean()
+    return total + weigh_balance(sums.balance, normalizers, config)
+
+
+def weigh_balance(balance: Tensor, normalizers: Normalizers, config: ModelConfig) -> Tensor:
+    """The part of the training loss that comes from balance losses summed over sequences and layers."""
+    if not isinstance(config.feed_forward, MoeFeedForward):
+        return torch.zeros_like(balance)
+    return config.feed_forward.router.balance_weight * balance / normalizers.sequences
+
+
+def report(
+    local: LossSums, normalizers: Normalizers, sums: RankSums, balancing: BiasBalancing, config: ModelConfig
+) -> LossReport:
+    """The true losses of the global batch, on every rank, with one collective and one copy to the host.
+
+    `local` has a row of loads for each mixture layer of the whole model; the balancing is shown those of its routers.
+    """
+    total_sums = sums.of_losses(local)
+    total = weigh(total_sums, normalizers, config)
+    parts = {"lm": float(total_sums.lm) / normalizers.lm}
+    if total_sums.mtp.numel():
+        parts["mtp"] = float((total_sums.mtp / normalizers.mtp).mean())
+    violation: list[float] = []
+    names = mixture_names(config)
+    if names:
+        parts["balance"] = float(total_sums.balance) / (normalizers.sequences * len(names))
+        violation = max_violation(total_sums.load_me).tolist()
+        balancing.observe(total_sums.load_me[[names.index(name) for name in balancing.layer_names]])
+    return LossReport(
+        total=float(total),
+        parts=parts,
+        tokens=int(normalizers.lm),
+        expert_load=dict(zip(names, violation, strict=True)),
+    )

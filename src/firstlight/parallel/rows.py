@@ -1,0 +1,57 @@
+"""This rank's rows of a global batch, on the device, and their micro-batches.
+
+Shapes: r rows of this rank, s sequence.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class HostBatch(Protocol):
+    """This rank's rows as the data room gives them: tokens and labels int32 [r, s], loss_mask float32 [r, s]."""
+
+    @property
+    def tokens(self) -> NDArray[Any]: ...
+
+    @property
+    def labels(self) -> NDArray[Any]: ...
+
+    @property
+    def loss_mask(self) -> NDArray[Any]: ...
+
+    @property
+    def begins(self) -> NDArray[Any] | None:
+        """Where documents begin, bool [r, s], when they stand for themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The same rows on the device, tokens and labels as int64."""
+
+    tokens: Tensor
+    labels: Tensor
+    mask: Tensor
+    begins: Tensor | None
+
+    @classmethod
+    def of(cls, batch: HostBatch, device: torch.device) -> "Rows":
+        """Copy to `device`."""
+        tokens, labels, mask = (
+            torch.from_numpy(array).to(device, non_blocking=True)
+            for array in (batch.tokens, batch.labels, batch.loss_mask)
+        )
+        begins = None if batch.begins is None else torch.from_numpy(batch.begins).to(device, non_blocking=True)
+        return cls(tokens=tokens.long(), labels=labels.long(), mask=mask, begins=begins)
+
+    def micro_batches(self, size: int) -> list["Rows"]:
+        """Consecutive groups of `size` rows."""
+        tokens, labels, masks = self.tokens.split(size), self.labels.split(size), self.mask.split(size)
+        begins = [None] * len(tokens) if self.begins is None else self.begins.split(size)
+        return [
+            Rows(tokens=one, labels=label, mask=mask, begins=begin)
+            for one, label, mask, begin in zip(tokens, labels, masks, begins, strict=True)
+        ]
