@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from firstlight.config.model import ModelConfig
+from firstlight.config.pipeline import PipelineConfig
 from firstlight.layout.mesh import Layout
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, of_family
 
 MODELS: Mapping[str, ModelConfig] = {
     "llama": llama(initializer_range=0.1),
     "tied": llama(initializer_range=0.1, tie_word_embeddings=True),
+    "deep_tied": llama(initializer_range=0.1, tie_word_embeddings=True, num_hidden_layers=4),
     "deepseek": deepseek(
         multi_token_prediction={},
         initializer_range=0.1,
@@ -26,6 +29,7 @@ class Case:
     model: str
     layout: Layout
     is_slow: bool = False
+    pipeline: PipelineConfig = PipelineConfig()
 
 
 _SLOW = ("ep2_replicated", "tp2_dp2", "tp2_dp2_ep2")
@@ -52,6 +56,48 @@ _EIGHT: Mapping[str, Layout] = {
     "tp2_dp4": Layout(tp=2, dp_shard=4),
     "tp4_dp2_ep8": Layout(tp=4, dp_shard=2, ep=8),
     "tp2_dp2_replicated_ep2": Layout(tp=2, dp_shard=2, dp_replicate=2, ep=2),
+}
+
+
+_PIPELINE: Mapping[str, Layout] = {
+    "pp2": Layout(pp=2),
+    "pp4": Layout(pp=4),
+    "pp2_dp2": Layout(pp=2, dp_shard=2),
+    "pp2_tp2": Layout(pp=2, tp=2),
+    "pp2_dp2_ep2": Layout(pp=2, dp_shard=2, ep=2),
+    "pp2_tp2_ep2": Layout(pp=2, tp=2, ep=2),
+    "pp2_dp2_tp2_ep2": Layout(pp=2, dp_shard=2, tp=2, ep=2),
+    "pp2_dp2_tp2_ep4": Layout(pp=2, dp_shard=2, tp=2, ep=4),
+    "pp2_replicated_tp2": Layout(pp=2, dp_replicate=2, tp=2),
+}
+
+
+def _pipelined(model: str, layout: str, *, is_slow: bool = False, **section: Any) -> Case:
+    pipeline = PipelineConfig.model_validate(section)
+    return Case(model=model, layout=_PIPELINE[layout], pipeline=pipeline, is_slow=is_slow)
+
+
+PIPELINED: Mapping[str, Case] = {
+    "deepseek_pp2": _pipelined("deepseek", "pp2"),
+    "tied_pp2": _pipelined("tied", "pp2", schedule="gpipe"),
+    "llama_pp2": _pipelined("llama", "pp2"),
+    "deepseek_pp2_interleaved": _pipelined("deepseek", "pp2", schedule="interleaved_1f1b"),
+    "deepseek_pp2_bfs": _pipelined("deepseek", "pp2", schedule="looped_bfs"),
+    "deepseek_pp2_zero_bubble": _pipelined("deepseek", "pp2", schedule="interleaved_zero_bubble"),
+    "deepseek_pp2_zbv": _pipelined("deepseek", "pp2", schedule="zbv_zero_bubble"),
+    "deepseek_pp2_dualpipe": _pipelined("deepseek", "pp2", schedule="dualpipe_v"),
+    "deepseek_pp2_recomputed": _pipelined("deepseek", "pp2"),
+    "deepseek_pp2_uneven": _pipelined("deepseek", "pp2", split={"kind": "layers", "layers": [3, 0]}),
+    "deepseek_pp4": _pipelined("deepseek", "pp4"),
+    "deepseek_pp2_dp2": _pipelined("deepseek", "pp2_dp2"),
+    "deepseek_pp2_tp2": _pipelined("deepseek", "pp2_tp2"),
+    "deepseek_pp2_dp2_ep2": _pipelined("deepseek", "pp2_dp2_ep2"),
+    "deepseek_pp2_dp2_ep2_zbv": _pipelined("deepseek", "pp2_dp2_ep2", schedule="zbv_zero_bubble"),
+    "deepseek_pp2_tp2_ep2_dualpipe": _pipelined("deepseek", "pp2_tp2_ep2", schedule="dualpipe_v"),
+    "deep_tied_pp2_tp2_zbv": _pipelined("deep_tied", "pp2_tp2", schedule="zbv_zero_bubble"),
+    "deepseek_pp2_dp2_tp2_ep2": _pipelined("deepseek", "pp2_dp2_tp2_ep2", is_slow=True),
+    "deepseek_pp2_dp2_tp2_ep4": _pipelined("deepseek", "pp2_dp2_tp2_ep4", is_slow=True, schedule="interleaved_1f1b"),
+    "deepseek_pp2_replicated_tp2": _pipelined("deepseek", "pp2_replicated_tp2", is_slow=True),
 }
 
 
@@ -83,4 +129,5 @@ CASES: Mapping[str, Case] = {
     "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"], is_slow=True),
     "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"], is_slow=True),
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
+    **PIPELINED,
 }

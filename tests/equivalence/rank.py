@@ -19,19 +19,20 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
 
 from firstlight.checkpoint.shards import local_shard
-from firstlight.config.model import ModelConfig
+from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.training import AdamWConfig, RecomputeConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
-from firstlight.layout.mesh import Layout
+from firstlight.layout.stages import stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
-from firstlight.models.router import Routed
+from firstlight.models.router import Routed, TopKRouter
 from firstlight.optim.optimizer import Optimizer, Surroundings
-from firstlight.parallel.apply import build_parallel, copies_in, parameter_names, routers
-from firstlight.parallel.engine import PlainEngine
+from firstlight.parallel.apply import LaidOut, build_parallel, copies_in, parameter_names, routers
+from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
-from tests.equivalence.layouts import CASES, MODELS
+from firstlight.parallel.pipelined_engine import PipelinedEngine
+from tests.equivalence.layouts import CASES, MODELS, Case
 
 STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
 TIMEOUT = timedelta(seconds=180)
@@ -56,27 +57,18 @@ def batch(step: int, *, data_rank: int, data_size: int) -> Batch:
     return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=mask > 1, samples=ROWS)
 
 
-def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
-    """Train the case and save `CASE-RANK.safetensors` (blocks) and `.json` (where they lie, figures of each step)."""
-    config: ModelConfig = MODELS[model_name]
-    recompute = RecomputeConfig(kind="full" if case.endswith("recomputed") else "none")
-    model = build_parallel(config, layout, recompute, device=torch.device("cpu"), seed=5)
-    balancing = BiasBalancing(routers(model))
-    engine = PlainEngine(
-        model,
-        micro_batch_size=MICRO_BATCH,
-        autocast_dtype=None,
-        sums=RankSums(layout=layout),
-        balancing=balancing,
+def engine_of(case: Case, model: LaidOut, balancing: BiasBalancing) -> Engine:
+    """As a run has it."""
+    work = Work(
+        micro_batch_size=MICRO_BATCH, autocast_dtype=None, sums=RankSums(layout=case.layout), balancing=balancing
     )
-    around = Surroundings(
-        learning_rate=lambda _step: 0.01,
-        sum_over_ranks=sum_over_ranks,
-        after_update=balancing.update,
-        is_fused=True,
-        copies=copies_in(layout),
-    )
-    optimizer = Optimizer(parameter_names(model), AdamWConfig(learning_rate=0.01, max_grad_norm=0.5), around)
+    if model.pipeline_group is None:
+        return PlainEngine(model.stages[0], work)
+    return PipelinedEngine(model, case.pipeline.schedule, work)
+
+
+def observed_choices(router: TopKRouter) -> list[Tensor]:
+    """Grows by the chosen experts [t, k] of each micro-batch that the router sees for the first time."""
     choices: list[Tensor] = []
 
     def observe(_module: nn.Module, _inputs: object, routed: Routed) -> None:
@@ -84,31 +76,60 @@ def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
         if not is_recomputed:
             choices.append(routed.experts_tk)
 
-    for router in routers(model).values():
-        router.register_forward_hook(observe)
+    router.register_forward_hook(observe)
+    return choices
+
+
+def run(name: str, case: Case, place: Place) -> None:
+    """Train the case and save `NAME-RANK.safetensors` (blocks) and `.json` (where they lie, figures of each step)."""
+    config, layout = MODELS[case.model], case.layout
+    recompute = RecomputeConfig(kind="full" if name.endswith("recomputed") else "none")
+    stages = stages_of(config, case.pipeline, layout.pp, LENGTH)
+    mine = [stages[index] for index in stages_on(layout.coordinates(place.rank)["pp"], layout.pp, case.pipeline)]
+    model = build_parallel(
+        config,
+        layout,
+        recompute,
+        stages=mine,
+        splits_backward=layout.pp > 1 and case.pipeline.schedule in SPLITS_BACKWARD,
+        device=torch.device("cpu"),
+        seed=5,
+    )
+    balancing = BiasBalancing(routers(*model.stages))
+    engine = engine_of(case, model, balancing)
+    around = Surroundings(
+        learning_rate=lambda _step: 0.01,
+        sum_over_ranks=sum_over_ranks,
+        after_update=balancing.update,
+        is_fused=True,
+        copies=copies_in(layout),
+    )
+    optimizer = Optimizer(parameter_names(*model.stages), AdamWConfig(learning_rate=0.01, max_grad_norm=0.5), around)
+    choices = {key: observed_choices(router) for key, router in routers(*model.stages).items()}
     blocks: dict[str, Tensor] = {}
     offsets: dict[str, Any] = {}
     figures: list[dict[str, Any]] = []
     for step in range(STEPS):
-        choices.clear()
+        for chosen in choices.values():
+            chosen.clear()
         report = engine.forward_backward(
             batch(step, data_rank=layout.data_rank(place.rank), data_size=layout.data_size)
         )
-        for name, parameter in parameter_names(model).items():
-            assert parameter.grad is not None, name
+        for key, parameter in parameter_names(*model.stages).items():
+            assert parameter.grad is not None, key
             for kind, tensor in (("gradient", parameter.grad), ("parameter", parameter.detach())):
                 shard = local_shard(tensor, is_first_rank=True)
-                blocks[f"{kind}/{step}/{name}"] = shard.data.clone()
-                offsets[f"{kind}/{step}/{name}"] = shard.offset
-        for index, chosen in enumerate(choices):
-            blocks[f"choice/{step}/{index}"] = chosen.clone()
+                blocks[f"{kind}/{step}/{key}"] = shard.data.clone()
+                offsets[f"{kind}/{step}/{key}"] = shard.offset
+        for key, chosen in choices.items():
+            blocks[f"choice/{step}/{key}"] = torch.stack(chosen)
         update = optimizer.step()
         figures.append({"loss": report.total, **report.parts, **report.expert_load, "grad_norm": update.grad_norm})
-    for name, router in routers(model).items():
+    for key, router in routers(*model.stages).items():
         if router.bias is not None:
-            blocks[f"bias/{name}"] = router.bias.clone()
-    save_file(blocks, place.folder / f"{case}-{place.rank}.safetensors")
-    (place.folder / f"{case}-{place.rank}.json").write_text(json.dumps({"offsets": offsets, "figures": figures}))
+            blocks[f"bias/{key}"] = router.bias.clone()
+    save_file(blocks, place.folder / f"{name}-{place.rank}.safetensors")
+    (place.folder / f"{name}-{place.rank}.json").write_text(json.dumps({"offsets": offsets, "figures": figures}))
 
 
 def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
@@ -120,8 +141,7 @@ def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
         store = FileStore(str(folder / "ranks"), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     for name in names:
-        case = CASES[name]
-        run(name, case.layout, case.model, Place(folder=folder, rank=rank))
+        run(name, CASES[name], Place(folder=folder, rank=rank))
     if size > 1:
         dist.barrier()
         dist.destroy_process_group()

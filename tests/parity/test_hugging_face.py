@@ -177,7 +177,7 @@ def test_routers_choose_the_same_experts(pair: Pair) -> None:
 def laid_out(config: ModelConfig) -> Decoder:
     """The model as a run on one rank has it, filled so that no tensor is like another."""
     layout = Layout(dp_replicate=1, dp_shard=1)
-    model = build_parallel(config, layout, RecomputeConfig(), device=torch.device("cpu"), seed=0)
+    (model,) = build_parallel(config, layout, RecomputeConfig(), device=torch.device("cpu"), seed=0).stages
     randomise(model, seed=0)
     return model.eval()
 

@@ -53,13 +53,17 @@ class Checkpointer:
         *,
         configuration: Mapping[str, Any],
         is_ours: Callable[[], bool] = lambda: True,
+        writes_whole_tensors: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`writes_whole_tensors`: whether this rank writes tensors that it has whole. One of the ranks that have the
+        same ones must; by default the first one does."""
         self._folder = folder
         self._config = config
         self._peers = peers
         self._configuration = dict(configuration)
         self._is_ours = is_ours
+        self._writes_whole_tensors = peers.rank == 0 if writes_whole_tensors is None else writes_whole_tensors
         self._clock = clock
         self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size)
         self._retention = Retention(folder, config)
@@ -104,7 +108,7 @@ class Checkpointer:
             files={},
             tensors={},
         )
-        shards = self._buffers.copy(state.tensors(), is_first_rank=self._peers.rank == 0)
+        shards = self._buffers.copy(state.tensors(), is_first_rank=self._writes_whole_tensors)
         write = Task(partial(self._writer.write_part, name, shards), in_background=self._config.asynchronous)
         self._saving = _Saving(name=name, manifest=manifest, task=write)
         if not self._config.asynchronous:

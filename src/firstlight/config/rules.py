@@ -2,22 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from firstlight.config.broken import Broken
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward
+from firstlight.config.pipeline_rules import PIPELINE_RULES
 from firstlight.config.schema import RunConfig
-from firstlight.config.source import KeyPath
 from firstlight.config.training import ParallelismConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Broken:
-    """A broken rule: what is wrong and what would do, and the key to point at."""
-
-    path: KeyPath
-    message: str
-
 
 _FIXED_AXES = ("tensor_parallel", "context_parallel", "pipeline_parallel", "data_parallel_replicate")
 """All but data_parallel_shard, which can take what these leave."""
@@ -133,13 +124,12 @@ def capacity_is_measured_whole(config: RunConfig, _world_size: int) -> Iterator[
 
 def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """Axes that do not exist yet are refused, never ignored."""
-    for axis in ("pipeline_parallel", "context_parallel"):
-        degree = getattr(config.parallelism, axis)
-        if degree > 1:
-            yield Broken(
-                path=("parallelism", axis),
-                message=f"parallelism.{axis} = {degree} is not available yet; use 1",
-            )
+    degree = config.parallelism.context_parallel
+    if degree > 1:
+        yield Broken(
+            path=("parallelism", "context_parallel"),
+            message=f"parallelism.context_parallel = {degree} is not available yet; use 1",
+        )
 
 
 def axes_fill_the_world(config: RunConfig, world_size: int) -> Iterator[Broken]:
@@ -217,6 +207,7 @@ RULES: tuple[Rule, ...] = (
     axes_are_built,
     axes_fill_the_world,
     batch_divides,
+    *PIPELINE_RULES,
     evaluation_has_data,
 )
 

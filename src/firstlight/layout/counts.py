@@ -64,6 +64,31 @@ def flops_per_token(model: ModelConfig, sequence_length: int) -> float:
     return _FLOPS_PER_PARAMETER * (_whole(model).activated_matrices + scores)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FlopsByPart:
+    """FLOPs of one token, by the conventions of `flops_per_token`: of each decoder layer, and of what follows them."""
+
+    layers: list[float]
+    head: float
+    """The head, and the layers of multi-token prediction with theirs."""
+
+
+def flops_by_part(model: ModelConfig, sequence_length: int) -> FlopsByPart:
+    """What each layer costs, to deal layers out to stages."""
+    costs = [_flops_of_layer(model, layer, sequence_length) for layer in _layers(model)]
+    layers, ahead = costs[: model.num_hidden_layers], costs[model.num_hidden_layers :]
+    head = model.vocab_size * model.hidden_size * (1 + model.num_mtp_layers)
+    projections = model.num_mtp_layers * 2 * model.hidden_size**2
+    return FlopsByPart(layers=layers, head=sum(ahead) + _FLOPS_PER_PARAMETER * (head + projections))
+
+
+def _flops_of_layer(model: ModelConfig, layer: int, sequence_length: int) -> float:
+    part = _attention(model) + _feed_forward(model, layer)
+    attention = model.attention
+    scores = _seen_positions(model, layer, sequence_length) * attention.num_attention_heads * attention.score_widths
+    return _FLOPS_PER_PARAMETER * (part.activated_matrices + scores)
+
+
 def _seen_positions(model: ModelConfig, layer: int, sequence_length: int) -> float:
     """How many positions a query of a layer sees, averaged over the sequence (half of it where there is no window)."""
     window = min(model.attention.window_of(layer) or sequence_length, sequence_length)

@@ -93,6 +93,10 @@ class Layout:
         """Which of the `data_size` portions of a batch rank `rank` reads."""
         return rank % self.stage_size // (self.cp * self.tp)
 
+    def is_first_of_stage(self, rank: int) -> bool:
+        """Whether `rank` is the first of those that hold a stage together."""
+        return rank % self.stage_size == 0
+
     def coordinates(self, rank: int) -> dict[str, int]:
         """Where `rank` is on each axis of the three meshes."""
         return {

@@ -24,6 +24,10 @@ class LayerLoad(NamedTuple):
     load_e: Tensor
 
 
+GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Rows [n, d], weights [e, o, d] and the ends of the experts' segments to [n, o], as `grouped_linear`."""
+
+
 class Experts(nn.Module):
     """The routed experts' weights, stacked [e, out, in], and their biases [e, out] where they have any."""
 
@@ -41,12 +45,17 @@ class Experts(nn.Module):
             self.up_bias = nn.Parameter(torch.empty(experts, width))
             self.down_bias = nn.Parameter(torch.empty(experts, hidden_size))
         self.activation = activation_of(config.activation)
+        self.product: GroupedProduct = grouped_linear
 
     def forward(self, rows_nd: Tensor, segments: Segments) -> Tensor:
         """Each row through the expert of its segment."""
-        gate_nf = _project(rows_nd, self.gate_proj, self.gate_bias, segments)
-        up_nf = _project(rows_nd, self.up_proj, self.up_bias, segments)
-        return _project(self.activation(gate_nf, up_nf), self.down_proj, self.down_bias, segments)
+        gate_nf = self._project(rows_nd, self.gate_proj, self.gate_bias, segments)
+        up_nf = self._project(rows_nd, self.up_proj, self.up_bias, segments)
+        return self._project(self.activation(gate_nf, up_nf), self.down_proj, self.down_bias, segments)
+
+    def _project(self, rows_nd: Tensor, weight_eod: Tensor, bias_eo: Tensor | None, segments: Segments) -> Tensor:
+        out_no = self.product(rows_nd, weight_eod, segments.ends_e)
+        return out_no if bias_eo is None else add_segment_bias(out_no, bias_eo, segments.counts_e)
 
 
 ExpertRun = Callable[[Experts, Tensor, Segments], Tensor]
@@ -104,8 +113,3 @@ class MixtureOfExperts(nn.Module):
             return weights_tk
         capacity = math.ceil(factor * weights_tk.numel() / self.router.num_experts)
         return weights_tk * within_capacity(assignment, weights_tk, capacity)
-
-
-def _project(rows_nd: Tensor, weight_eod: Tensor, bias_eo: Tensor | None, segments: Segments) -> Tensor:
-    out_no = grouped_linear(rows_nd, weight_eod, segments.ends_e)
-    return out_no if bias_eo is None else add_segment_bias(out_no, bias_eo, segments.counts_e)

@@ -118,6 +118,16 @@ def grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tenso
     return reference_grouped_linear(rows_nd, weight_eod, ends_e)
 
 
+def grouped_weight_gradient(grad_no: Tensor, rows_nd: Tensor, ends_e: Tensor) -> Tensor:
+    """The gradient of the weights of `grouped_linear`, [e, o, d], from that of its output."""
+    if rows_nd.shape[0] and _grouped_mm_takes(grad_no) and _grouped_mm_takes(rows_nd):
+        return F.grouped_mm(grad_no.contiguous().T, rows_nd.contiguous(), offs=ends_e)
+    ends = ends_e.tolist()
+    return torch.stack(
+        [grad_no[start:end].T @ rows_nd[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    )
+
+
 def add_segment_bias(rows_no: Tensor, bias_eo: Tensor, counts_e: Tensor) -> Tensor:
     """Each row plus the bias of the expert whose segment it is in: `counts_e` rows each, in expert order; [n, o]."""
     rows: Tensor = _SegmentBias.apply(rows_no, bias_eo, counts_e)  # type: ignore[no-untyped-call]
@@ -149,8 +159,9 @@ def reference_grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor
     return torch.cat(segments)
 
 
-def _grouped_mm_takes(weight_eod: Tensor) -> bool:
-    if weight_eod.dtype not in (torch.float32, torch.bfloat16):
+def _grouped_mm_takes(matrices: Tensor) -> bool:
+    """Of this type, and with widths (all dimensions but the first) that keep rows aligned."""
+    if matrices.dtype not in (torch.float32, torch.bfloat16):
         return False
-    size = weight_eod.element_size()
-    return all(width * size % _ALIGNMENT_BYTES == 0 for width in weight_eod.shape[1:])
+    size = matrices.element_size()
+    return all(width * size % _ALIGNMENT_BYTES == 0 for width in matrices.shape[1:])

@@ -1,9 +1,11 @@
 """Applies a layout to a model. The order of transformations is written here and nowhere else."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -13,32 +15,75 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from firstlight.config.model import ModelConfig
 from firstlight.config.training import RecomputeConfig
 from firstlight.layout.mesh import Layout
+from firstlight.layout.stages import Stage
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, units_of
 from firstlight.models.initialization import initial_slice
 from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
+from firstlight.ops.deferred import WeightGradients
+from firstlight.parallel.deferred_weights import defer_weight_gradients
 from firstlight.parallel.device import gradient_sum_dtype
+from firstlight.parallel.embedding_copy import is_copy
 from firstlight.parallel.expert_exchange import place_experts
 from firstlight.parallel.meshes import Meshes
 from firstlight.parallel.tensor import apply_tensor_parallel
 
 
-def build_parallel(
-    config: ModelConfig, layout: Layout, recompute: RecomputeConfig, *, device: torch.device, seed: int
-) -> Decoder:
-    """The model of `config`, laid out over the ranks and initialised from `seed`.
+@dataclass(frozen=True, kw_only=True)
+class LaidOut:
+    """A model over the ranks of a layout: this rank's stages in ascending order, and the group of ranks that has all
+    stages. Without a pipeline there is one stage, the whole model, and no group."""
 
-    1. built without memory, 2. experts dealt out, 3. the rest cut over tensor groups, 4. recomputation round each
-    layer, 5. parameters sharded layer by layer, 6. memory for this rank's shards, 7. their initial values.
+    stages: list[Decoder]
+    pipeline_group: dist.ProcessGroup | None = None
+    weight_gradients: WeightGradients | None = None
+    """What the backward passes of a schedule that splits them leave for later."""
+
+
+def build_parallel(
+    config: ModelConfig,
+    layout: Layout,
+    recompute: RecomputeConfig,
+    *,
+    stages: Sequence[Stage] = (),
+    splits_backward: bool = False,
+    device: torch.device,
+    seed: int,
+) -> LaidOut:
+    """The model of `config`, laid out over the ranks and initialised from `seed`; of a pipeline the `stages` here."""
+    meshes = Meshes.of(layout, device) if layout.world_size > 1 else None
+    store = WeightGradients() if splits_backward else None
+    decoders = [
+        _build(config, meshes, recompute, stage=stage, store=store, device=device, seed=seed)
+        for stage in stages or (None,)
+    ]
+    group = meshes.parameters["pp"].get_group() if meshes is not None and layout.pp > 1 else None
+    return LaidOut(stages=decoders, pipeline_group=group, weight_gradients=store)
+
+
+def _build(
+    config: ModelConfig,
+    meshes: Meshes | None,
+    recompute: RecomputeConfig,
+    *,
+    stage: Stage | None,
+    store: WeightGradients | None,
+    device: torch.device,
+    seed: int,
+) -> Decoder:
+    """1. built without memory, 2. products that leave the gradients of weights for later, 3. experts dealt out, 4. the
+    rest cut over tensor groups, 5. recomputation round each layer, 6. parameters sharded layer by layer, 7. memory for
+    this rank's shards, 8. their initial values.
     """
     with torch.device("meta"):
-        model = family_of(config).build(config)
-    meshes = Meshes.of(layout, device) if layout.world_size > 1 else None
-    if meshes is not None and layout.ep > 1:
+        model = family_of(config).build(config, stage)
+    if store is not None:
+        defer_weight_gradients(model, store)
+    if meshes is not None and meshes.experts["ep"].size() > 1:
         for mixture in _mixtures(model):
             place_experts(mixture, meshes.experts["ep"])
-    if meshes is not None and layout.tp > 1:
+    if meshes is not None and meshes.parameters["tp"].size() > 1:
         apply_tensor_parallel(model, meshes.parameters["tp"])
     units = units_of(model)
     if recompute.kind == "full":
@@ -50,21 +95,27 @@ def build_parallel(
     return model
 
 
-def parameter_names(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters under their plain names, without what wrappers put in between."""
-    return {_plain_name(name): parameter for name, parameter in model.named_parameters()}
+def parameter_names(*stages: Decoder) -> dict[str, nn.Parameter]:
+    """The parameters that `stages` own under their plain names, without what wrappers put in between."""
+    return {
+        plain: parameter
+        for stage in stages
+        for name, parameter in stage.named_parameters()
+        if not is_copy(stage, plain := _plain_name(name))
+    }
 
 
-def buffer_names(model: nn.Module) -> dict[str, Tensor]:
+def buffer_names(*stages: Decoder) -> dict[str, Tensor]:
     """Persistent buffers under their plain names."""
-    return {_plain_name(name): buffer for name, buffer in model.named_buffers()}
+    return {_plain_name(name): buffer for stage in stages for name, buffer in stage.named_buffers()}
 
 
-def routers(model: nn.Module) -> dict[str, TopKRouter]:
-    """The routers of the model's mixture layers, under the layers' plain names."""
+def routers(*stages: Decoder) -> dict[str, TopKRouter]:
+    """The routers of the mixture layers, under the layers' plain names."""
     return {
         _plain_name(name).removesuffix(".feed_forward.router"): module
-        for name, module in model.named_modules()
+        for stage in stages
+        for name, module in stage.named_modules()
         if isinstance(module, TopKRouter)
     }
 
@@ -103,9 +154,9 @@ def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def _initialise(model: Decoder, *, std: float, seed: int) -> None:
-    for name, parameter in parameter_names(model).items():
+    for name, parameter in model.named_parameters():
         local, (rows, *others) = _block(parameter)
-        values = initial_slice(name, parameter.shape, rows, std=std, seed=seed)
+        values = initial_slice(_plain_name(name), parameter.shape, rows, std=std, seed=seed)
         local.copy_(values[(slice(None), *others)])
     for buffer in model.buffers():
         buffer.zero_()

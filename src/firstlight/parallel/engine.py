@@ -1,5 +1,6 @@
 """The engine that walks a step's micro-batches on one copy of the model and leaves summed gradients in place."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -22,23 +23,23 @@ class Engine(Protocol):
         """This rank's share of the summed next-token losses and of the unmasked tokens; all shares are the whole."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How an engine works: sequences of a micro-batch, the type of matrix products if not the parameters', sums over
+    the ranks, and who is shown how evenly experts are used."""
+
+    micro_batch_size: int
+    autocast_dtype: torch.dtype | None
+    sums: RankSums
+    balancing: BiasBalancing
+
+
 class PlainEngine:
     """Forward and backward without pipelining, with or without sharded parameters."""
 
-    def __init__(
-        self,
-        model: Decoder,
-        *,
-        micro_batch_size: int,
-        autocast_dtype: torch.dtype | None,
-        sums: RankSums,
-        balancing: BiasBalancing,
-    ) -> None:
+    def __init__(self, model: Decoder, work: Work) -> None:
         self._model = model
-        self._micro_batch_size = micro_batch_size
-        self._autocast_dtype = autocast_dtype
-        self._sums = sums
-        self._balancing = balancing
+        self._work = work
         self._gradients = gradient_sum(model)
         self._device = next(model.parameters()).device
 
@@ -46,8 +47,8 @@ class PlainEngine:
         """See Engine."""
         config = self._model.config
         rows = Rows.of(batch, self._device)
-        normalizers = Normalizers.of(rows, self._sums, depths=config.num_mtp_layers)
-        micro_batches = rows.micro_batches(self._micro_batch_size)
+        normalizers = Normalizers.of(rows, self._work.sums, depths=config.num_mtp_layers)
+        micro_batches = rows.micro_batches(self._work.micro_batch_size)
         sums: list[LossSums] = []
         for index, micro_batch in enumerate(micro_batches):
             self._gradients.before(index, len(micro_batches))
@@ -55,18 +56,19 @@ class PlainEngine:
             weigh(out, normalizers, config).backward()
             self._gradients.after(index, len(micro_batches))
             sums.append(LossSums(*(part.detach() for part in out)))
-        return report(added(sums), normalizers, self._sums, self._balancing, config)
+        return report(added(sums), normalizers, self._work.sums, self._work.balancing, config)
 
     @torch.no_grad()
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:
         """See Engine."""
-        rows, layout = Rows.of(batch, self._device), self._sums.layout
-        parts = rows.micro_batches(self._micro_batch_size)
+        rows, layout = Rows.of(batch, self._device), self._work.sums.layout
+        parts = rows.micro_batches(self._work.micro_batch_size)
         lm = sum(float(self._forward(part, predicts_ahead=False).lm) for part in parts)
         return lm / layout.tp, float(rows.mask.sum()) / layout.readers
 
     def _forward(self, rows: Rows, *, predicts_ahead: bool = True) -> LossSums:
-        with torch.autocast(rows.tokens.device.type, self._autocast_dtype, enabled=self._autocast_dtype is not None):
+        dtype = self._work.autocast_dtype
+        with torch.autocast(rows.tokens.device.type, dtype, enabled=dtype is not None):
             out: LossSums = self._model(rows.tokens, rows.labels, rows.mask, rows.begins, predicts_ahead=predicts_ahead)
         return out
 

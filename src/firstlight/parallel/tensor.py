@@ -83,10 +83,11 @@ def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
         if (cut := cut_of(name, table)) is not None and not isinstance(module, MixtureOfExperts | nn.Identity)
     } | {name: Gathered() for name, _ in model.named_modules() if name.endswith(".shared_key")}
     parallelize_module(model, mesh, plan, src_data_rank=None)
-    weight = distribute_tensor(model.head.weight.detach(), mesh, [Shard(0)], src_data_rank=None)
-    model.head.weight = nn.Parameter(weight)
-    model.tie()
-    model.token_loss = VocabularyParallelLoss(mesh)
+    if model.stage.is_last:
+        weight = distribute_tensor(model.head.weight.detach(), mesh, [Shard(0)], src_data_rank=None)
+        model.head.weight = nn.Parameter(weight)
+        model.tie()
+        model.token_loss = VocabularyParallelLoss(mesh)
     for module in model.modules():
         if isinstance(module, TopKRouter):
             module.sum_over_parts, module.num_parts = _sum_of(mesh), mesh.size()

@@ -11,6 +11,7 @@ from firstlight.base.world import World
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.step_folder import candidates
+from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.schema import RunConfig
 from firstlight.convert.hub_weights import read_weights
 from firstlight.data.checked_dataset import CheckedDataset
@@ -24,17 +25,18 @@ from firstlight.data.worker import Assignment
 from firstlight.data.worker_reader import WorkerReader
 from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
+from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
-from firstlight.models.decoder import Decoder
 from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
 from firstlight.optim.optimizer import Optimizer, Surroundings
 from firstlight.optim.schedule import learning_rate_schedule
-from firstlight.parallel.apply import buffer_names, build_parallel, copies_in, parameter_names, routers
+from firstlight.parallel.apply import LaidOut, buffer_names, build_parallel, copies_in, parameter_names, routers
 from firstlight.parallel.device import has_fused_adamw, measure_peak_flops, peak_memory_bytes
-from firstlight.parallel.engine import Engine, PlainEngine
+from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
+from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.resilience.guard import Guard
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
 from firstlight.train.loop import Parts
@@ -113,15 +115,23 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     """Build the run on this rank. Collective: every rank builds its part."""
     torch.use_deterministic_algorithms(config.training.deterministic)
     layout = Layout.of(config.parallelism, place.world.size)
-    model = build_parallel(config.model, layout, config.recompute, device=place.device, seed=config.training.seed)
+    model = build_parallel(
+        config.model,
+        layout,
+        config.recompute,
+        stages=_stages(config, layout, place.world.rank),
+        splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
+        device=place.device,
+        seed=config.training.seed,
+    )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
-        read_weights(config.model, config.model.from_hf, parameter_names(model) | buffer_names(model))
-    balancing = BiasBalancing(routers(model))
+        read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
+    balancing = BiasBalancing(routers(*model.stages))
     engine = build_engine(config, layout, model, balancing)
     guard = Guard(config.resilience, place.peers)
     state = TrainState(
-        model=model,
+        stages=model.stages,
         optimizer=_optimizer(config, layout, model, balancing),
         data=_stream(config, inputs, layout, place.world.rank),
         data_fingerprint=inputs.train_fingerprint,
@@ -137,23 +147,27 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
             place.peers,
             configuration=config.model_dump(mode="json"),
             is_ours=place.lock.is_held,
+            writes_whole_tensors=layout.is_first_of_stage(place.world.rank),
         ),
         guard=guard,
         recorder=_recorder(config, place),
-        evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config), _portion(layout, place)),
+        evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
     )
     return parts, state
 
 
-def build_engine(config: RunConfig, layout: Layout, model: Decoder, balancing: BiasBalancing) -> Engine:
+def build_engine(config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing) -> Engine:
     """The engine for a model that is laid out already."""
-    return PlainEngine(
-        model,
+    work = Work(
         micro_batch_size=config.training.micro_batch_size,
         autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
         sums=RankSums(layout=layout),
         balancing=balancing,
     )
+    if model.pipeline_group is None:
+        (whole,) = model.stages
+        return PlainEngine(whole, work)
+    return PipelinedEngine(model, config.parallelism.pipeline.schedule, work)
 
 
 def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
@@ -168,8 +182,15 @@ def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
     }
 
 
-def _optimizer(config: RunConfig, layout: Layout, model: Decoder, balancing: BiasBalancing) -> Optimizer:
-    device = next(model.parameters()).device
+def _stages(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
+    """The stages of the pipeline that `rank` has."""
+    pipeline = config.parallelism.pipeline
+    stages = stages_of(config.model, pipeline, layout.pp, config.data.train.sequence_length)
+    return [stages[index] for index in stages_on(layout.coordinates(rank)["pp"], layout.pp, pipeline)]
+
+
+def _optimizer(config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing) -> Optimizer:
+    device = next(model.stages[0].parameters()).device
     around = Surroundings(
         learning_rate=learning_rate_schedule(
             config.lr_scheduler, peak=config.optimizer.learning_rate, steps=config.training.steps
@@ -179,7 +200,7 @@ def _optimizer(config: RunConfig, layout: Layout, model: Decoder, balancing: Bia
         is_fused=has_fused_adamw(device),
         copies=copies_in(layout),
     )
-    return Optimizer(parameter_names(model), config.optimizer, around)
+    return Optimizer(parameter_names(*model.stages), config.optimizer, around)
 
 
 def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> TokenStream:
@@ -227,12 +248,18 @@ def _portion(layout: Layout, place: Place) -> Portion:
     return Portion(peers=place.peers, data_rank=layout.data_rank(place.world.rank), data_size=layout.data_size)
 
 
-def _evaluation_plan(config: RunConfig) -> EvaluationPlan:
+def _evaluation_plan(config: RunConfig, layout: Layout) -> EvaluationPlan:
     training = config.training
     return EvaluationPlan(
         every_steps=training.evaluate_every_steps,
         last_step=training.steps,
         max_samples=training.evaluate_samples,
-        batch_size=training.micro_batch_size,
+        batch_size=_evaluation_batch(config, layout),
         masking=Masking(separates_documents=config.data.train.documents == "separate"),
     )
+
+
+def _evaluation_batch(config: RunConfig, layout: Layout) -> int:
+    """Sequences that a rank evaluates at once: one micro-batch, or as many as fill the pipeline in training."""
+    training = config.training
+    return training.micro_batch_size if layout.pp == 1 else training.global_batch_size // layout.data_size

@@ -4,7 +4,7 @@ Training draws no random numbers: initial weights follow from the seed and their
 seed and the position. So there is no generator to save.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,12 @@ from firstlight.resilience.guard import Guard
 
 @dataclass(kw_only=True)
 class TrainState:
-    """The run after `step` steps. `data_fingerprint` marks the data set that `data` reads."""
+    """The run after `step` steps.
 
-    model: Decoder
+    `stages` are the model, or this rank's part of a pipeline. `data_fingerprint` marks the data set that `data` reads.
+    """
+
+    stages: Sequence[Decoder]
     optimizer: Optimizer
     data: TokenStream
     data_fingerprint: str
@@ -48,7 +51,7 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """The live tensors: `model/...` parameters and router biases, `optimizer/...` moments."""
-        return model_tensors(self.model) | {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
+        return model_tensors(*self.stages) | {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """All that is not a tensor, as plain values."""
@@ -80,6 +83,6 @@ class TrainState:
         self.guard.load_state_dict(state["guard"])
 
 
-def model_tensors(model: Decoder) -> dict[str, Tensor]:
+def model_tensors(*stages: Decoder) -> dict[str, Tensor]:
     """Parameters and buffers under the names that checkpoints use."""
-    return {f"model/{name}": tensor for name, tensor in (parameter_names(model) | buffer_names(model)).items()}
+    return {f"model/{name}": tensor for name, tensor in (parameter_names(*stages) | buffer_names(*stages)).items()}

@@ -14,7 +14,7 @@ from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
-from firstlight.parallel.apply import routers
+from firstlight.parallel.apply import LaidOut, routers
 from firstlight.parallel.device import pick_device
 from firstlight.train.assemble import build_engine, open_held_out_sets
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, Portion
@@ -47,7 +47,7 @@ def load_trained(path: Path) -> TrainedRun:
 def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalReport]:
     """The loss on the run's held-out sets, all of their samples unless `max_samples` is given."""
     sets = open_held_out_sets(run.config)
-    engine = build_engine(run.config, Layout(), run.model, BiasBalancing(routers(run.model)))
+    engine = build_engine(run.config, Layout(), LaidOut(stages=[run.model]), BiasBalancing(routers(run.model)))
     plan = EvaluationPlan(
         every_steps=0,
         last_step=run.step,

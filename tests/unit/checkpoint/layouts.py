@@ -57,9 +57,9 @@ def whole_value(name: str, shape: tuple[int, ...], step: int) -> Tensor:
 def rank_state(layout: Layout, rank: int, *, step: int) -> LaidOut:
     """What `rank` of `layout` holds of the state after `step` steps."""
     with as_rank(rank, layout.world_size):
-        model = build_parallel(
+        (model,) = build_parallel(
             deepseek(multi_token_prediction={}), layout, RecomputeConfig(), device=torch.device("cpu"), seed=1
-        )
+        ).stages
         around = Surroundings(
             learning_rate=lambda _: 0.1,
             sum_over_ranks=lambda tensor: tensor,

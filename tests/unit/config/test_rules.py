@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.config import rules
+from firstlight.config import pipeline_rules, rules
 from firstlight.config.load import load
 from firstlight.config.rules import RULES, Rule
 from tests.runs import TINY_YAML
@@ -26,10 +26,12 @@ class Case:
     line: str
     world_size: int = 1
     written: str | None = None
+    place_of: int = -1
+    """Which of the overrides is the place."""
 
     @property
     def place(self) -> str:
-        return place(TINY_YAML, self.written) if self.written else f"--set {self.overrides[-1]}"
+        return place(TINY_YAML, self.written) if self.written else f"--set {self.overrides[self.place_of]}"
 
 
 CASES = (
@@ -170,13 +172,10 @@ CASES = (
         line="parallelism.data_parallel_shard = 2 x tensor_parallel = 2 need 4 processes, "
         "and there are 2; start that many (--nproc-per-node), or use -1",
     ),
-    *(
-        Case(
-            rule=rules.axes_are_built,
-            overrides=(f"parallelism.{axis}=2",),
-            line=f"parallelism.{axis} = 2 is not available yet; use 1",
-        )
-        for axis in ("pipeline_parallel", "context_parallel")
+    Case(
+        rule=rules.axes_are_built,
+        overrides=("parallelism.context_parallel=2",),
+        line="parallelism.context_parallel = 2 is not available yet; use 1",
     ),
     Case(
         rule=rules.axes_fill_the_world,
@@ -190,6 +189,73 @@ CASES = (
         world_size=2,
         line="parallelism.data_parallel_shard = 4 x data_parallel_replicate = 2 need 8 processes, and there are 2; "
         "start that many (--nproc-per-node), or use -1",
+    ),
+    Case(
+        rule=pipeline_rules.schedule_has_the_stages,
+        overrides=("parallelism.pipeline={schedule: 1f1b, stages_per_rank: 2}",),
+        line="parallelism.pipeline.stages_per_rank = 2 does not go with schedule = 1f1b; use 1",
+    ),
+    Case(
+        rule=pipeline_rules.schedule_has_the_stages,
+        overrides=("parallelism.pipeline={schedule: looped_bfs, stages_per_rank: 1}",),
+        line="parallelism.pipeline.stages_per_rank = 1 does not go with schedule = looped_bfs; use 2 or more",
+    ),
+    Case(
+        rule=pipeline_rules.layers_fill_the_stages,
+        overrides=("training.global_batch_size=16", "parallelism.pipeline_parallel=8"),
+        world_size=8,
+        line="parallelism.pipeline_parallel = 8 x 1 stages of a rank are 8 stages for model.num_hidden_layers = 2; "
+        "use at most 3 stages",
+    ),
+    *(
+        Case(
+            rule=pipeline_rules.layers_fill_the_stages,
+            overrides=("parallelism.pipeline_parallel=2", f"parallelism.pipeline={{split: {split}}}"),
+            world_size=2,
+            line=line,
+        )
+        for split, line in (
+            (
+                "{kind: layers, layers: [1, 1, 1]}",
+                "parallelism.pipeline.split.layers = [1, 1, 1] is for 3 stages, and there are 2; give 2",
+            ),
+            (
+                "{kind: layers, layers: [1, 0]}",
+                "parallelism.pipeline.split.layers = [1, 0] gives 1 layers to 2 stages, and model.num_hidden_layers = "
+                "2; make +1 of them",
+            ),
+            (
+                "{kind: offsets, offsets: [2, 1]}",
+                "parallelism.pipeline.split.offsets = [2, 1] gives 5 layers to 2 stages, and model.num_hidden_layers = "
+                "2; make -3 of them",
+            ),
+            (
+                "{kind: layers, layers: [0, 2]}",
+                "parallelism.pipeline.split.layers = [0, 2] leaves stages with [0, 2] layers; every stage but the last "
+                "needs 1 or more",
+            ),
+        )
+    ),
+    *(
+        Case(
+            rule=pipeline_rules.micro_batches_fill_the_pipeline,
+            overrides=(
+                f"training.global_batch_size={2 * count}",
+                "parallelism.pipeline_parallel=2",
+                f"parallelism.pipeline={{schedule: {schedule}}}",
+            ),
+            world_size=2,
+            line=f"training.global_batch_size = {2 * count} makes {count} micro-batches for each data-parallel rank, "
+            f"too few or no whole rounds for parallelism.pipeline.schedule = {schedule} over pipeline_parallel = 2; "
+            f"use {usable} micro-batches (of 2 sequences each)",
+            place_of=0,
+        )
+        for schedule, count, usable in (
+            ("1f1b", 1, "2 or more"),
+            ("dualpipe_v", 3, "4 or more"),
+            ("interleaved_1f1b", 5, "a multiple of 2"),
+            ("interleaved_zero_bubble", 5, "a multiple of 2"),
+        )
     ),
     Case(
         rule=rules.batch_divides,

@@ -18,7 +18,8 @@ ALONE = Layout(dp_replicate=1, dp_shard=1)
 
 def built(config: ModelConfig = CONFIG, *, recompute: str = "none", seed: int = 3) -> Decoder:
     section = RecomputeConfig.model_validate({"kind": recompute})
-    return build_parallel(config, ALONE, section, device=torch.device("cpu"), seed=seed)
+    (model,) = build_parallel(config, ALONE, section, device=torch.device("cpu"), seed=seed).stages
+    return model
 
 
 @pytest.mark.parametrize("recompute", ["none", "full"])

@@ -13,7 +13,7 @@ from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
 from firstlight.parallel.apply import routers
-from firstlight.parallel.engine import PlainEngine
+from firstlight.parallel.engine import PlainEngine, Work
 from firstlight.parallel.losses import Normalizers, RankSums, weigh
 from firstlight.parallel.rows import Rows
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, filled, llama, of_family, random_tokens
@@ -44,10 +44,15 @@ def batch() -> Batch:
 
 def engine_of(model: Decoder, *, micro_batch_size: int, ranks: int = 1) -> PlainEngine:
     """With `ranks` > 1, as if so many ranks had the same rows."""
-    return PlainEngine(
-        model,
+    return PlainEngine(model, work_of(model, micro_batch_size=micro_batch_size, ranks=ranks))
+
+
+def work_of(
+    model: Decoder, *, micro_batch_size: int, ranks: int = 1, autocast_dtype: torch.dtype | None = None
+) -> Work:
+    return Work(
         micro_batch_size=micro_batch_size,
-        autocast_dtype=None,
+        autocast_dtype=autocast_dtype,
         sums=RankSums(layout=Layout(), over_ranks=lambda tensor: tensor * ranks),
         balancing=BiasBalancing(routers(model)),
     )
@@ -122,15 +127,13 @@ def test_losses_of_a_rank_are_divided_by_the_counts_of_all_ranks() -> None:
 
 def test_load_of_the_whole_batch_moves_the_bias() -> None:
     model = filled(CONFIGS["deepseek"])
-    balancing = BiasBalancing(routers(model))
-    engine = PlainEngine(
-        model, micro_batch_size=2, autocast_dtype=None, sums=RankSums(layout=Layout()), balancing=balancing
-    )
+    work = work_of(model, micro_batch_size=2)
+    engine = PlainEngine(model, work)
     rows = batch()
     loads = model(*(torch.from_numpy(x) for x in (rows.tokens, rows.labels, rows.loss_mask))).load_me.double()
     before = {name: router.bias.clone() for name, router in routers(model).items()}
     report = engine.forward_backward(rows)
-    balancing.update()
+    work.balancing.update()
     assert list(routers(model)) == ["layers.1", "layers.2", "mtp.0.block", "mtp.1.block"]
     for load, (name, router) in zip(loads, routers(model).items(), strict=True):
         torch.testing.assert_close(router.bias, before[name] + 0.001 * torch.sign(load.mean() - load).float())
@@ -153,13 +156,7 @@ def test_evaluation_is_the_next_token_loss_of_the_rows() -> None:
 @pytest.mark.parametrize("name", ["deepseek", "gpt_oss"])
 def test_autocast_changes_the_products_and_not_the_parameters(name: str) -> None:
     model = filled(CONFIGS[name])
-    engine = PlainEngine(
-        model,
-        micro_batch_size=2,
-        autocast_dtype=torch.bfloat16,
-        sums=RankSums(layout=Layout()),
-        balancing=BiasBalancing(routers(model)),
-    )
+    engine = PlainEngine(model, work_of(model, micro_batch_size=2, autocast_dtype=torch.bfloat16))
     mixed = engine.forward_backward(batch()).parts["lm"]
     exact = step(CONFIGS[name], micro_batch_size=2, dtype=torch.float32)[0].parts["lm"]
     assert mixed != exact
