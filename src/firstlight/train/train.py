@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from contextlib import closing
 
+from firstlight.base.failure import failures_reported
 from firstlight.base.log import get_logger
 from firstlight.base.peers import together
 from firstlight.base.world import World
@@ -26,7 +27,11 @@ def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Ou
     """
     device = pick_device(world.local_rank, local_size=world.local_size)
     folder = RunFolder(path=config.training.output_folder)
-    with FolderLock(folder.path) as lock, joined(world, device) as peers:
+    with (
+        FolderLock(folder.path) as lock,
+        joined(world, device) as peers,
+        failures_reported(world, logs=folder.logs),
+    ):
         place = Place(world=world, peers=peers, device=device, folder=folder, lock=lock, accepted=frozenset(accepted))
         return _train_together(config, place)
 
