@@ -73,10 +73,14 @@ class Layout:
         experts = _unravelled(rank, self.expert_shape)
         return dict(zip(DENSE_AXES, dense, strict=True)) | dict(zip(EXPERT_AXES, experts, strict=True))
 
+    def degrees(self) -> dict[str, int]:
+        """The degree of each axis of both meshes."""
+        dense = zip(DENSE_AXES, self.dense_shape, strict=True)
+        return {**dict(dense), **dict(zip(EXPERT_AXES, self.expert_shape, strict=True))}
+
     def describe(self) -> str:
         """A table for the log: each axis, its degree, and the ranks of the first rank's group on it."""
-        shapes = (*zip(DENSE_AXES, self.dense_shape, strict=True), *zip(EXPERT_AXES, self.expert_shape, strict=True))
-        degrees = {axis: degree for axis, degree in shapes if degree > 1}
+        degrees = {axis: degree for axis, degree in self.degrees().items() if degree > 1}
         lines = [f"{self.world_size} rank(s)" + (", by axis:" if degrees else "")]
         for axis, degree in degrees.items():
             lines.append(f"  {_SHOWN_AS[axis]:<24}{degree:>6}   {_shown(self.group_of_first_rank(axis))}")
