@@ -48,7 +48,11 @@ class Case:
 _BALANCED = {"force_balance": "round_robin"}
 DEEPSEEK = deepseek(multi_token_prediction={}, router=_BALANCED)
 
+FEW_EXPERTS = deepseek(router={**_BALANCED, "n_group": 1, "topk_group": 1}, feed_forward={"n_routed_experts": 2})
+
 CASES: Mapping[str, Case] = {
+    "few_experts": Case(model=FEW_EXPERTS, layout=Layout(dp_shard=4)),
+    "few_experts_tp2": Case(model=FEW_EXPERTS, layout=Layout(dp_shard=2, tp=2)),
     "dp2": Case(model=DEEPSEEK, layout=Layout(dp_shard=2)),
     "replicated": Case(model=DEEPSEEK, layout=Layout(dp_replicate=2, dp_shard=1)),
     "ep2": Case(model=DEEPSEEK, layout=Layout(dp_shard=2, ep=2)),
@@ -64,7 +68,7 @@ CASES: Mapping[str, Case] = {
     "replicated_ep2": Case(model=DEEPSEEK, layout=Layout(dp_replicate=2, dp_shard=2, ep=2)),
     "dp3": Case(model=DEEPSEEK, layout=Layout(dp_shard=3)),
 }
-"""In dp3 nothing divides: shards are padded, and some of them empty."""
+"""In dp3 little divides: shards are padded, and some of them empty."""
 
 
 def batch(rank: int, rows: int) -> Batch:

@@ -1,6 +1,6 @@
 """Every parameter of a model by name and shape, and the block of it that a rank holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -40,7 +40,10 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """What tensor and expert groups leave of a parameter for a rank: [rows, row_size], sharded over `shards` ranks."""
+    """What tensor and expert groups leave of a parameter for a rank, whose `rows` FSDP shards over `shards` ranks.
+
+    Rows are counted along the dimension that is sharded; `row_size` elements are left over for each.
+    """
 
     parameter: Parameter
     rows: int
@@ -74,18 +77,29 @@ def parameters_of(model: ModelConfig) -> list[Parameter]:
 
 def block_of(parameter: Parameter, layout: Layout) -> Block:
     """Of any rank: tensor and expert groups cut evenly."""
-    size = prod(parameter.shape)
-    rows, shards = parameter.shape[0], layout.dp_shard
+    shape, shards = list(parameter.shape), layout.dp_shard
     match parameter.cut:
         case "rows":
-            rows, size = rows // layout.tp, size // layout.tp
+            shape[0] //= layout.tp
         case "columns":
-            size //= layout.tp
+            shape[1] //= layout.tp
         case "experts":
-            rows, size, shards = rows // layout.ep, size // layout.ep, layout.expert_shape[1]
+            shape[0] //= layout.ep
+            shards = layout.degrees()["edp"]
         case "copied" | "added":
             pass
-    return Block(parameter=parameter, rows=rows, row_size=size // rows, shards=shards)
+    rows = shape[sharded_dim(shape, shards)]
+    return Block(parameter=parameter, rows=rows, row_size=prod(shape) // rows, shards=shards)
+
+
+def sharded_dim(shape: Sequence[int], shards: int) -> int:
+    """Which dimension of a rank's block FSDP shards: the first.
+
+    The second one of a stack of experts that are too few to be dealt out evenly: whole experts would leave some ranks
+    without any, and every gather would carry the room for them.
+    """
+    is_stack = len(shape) == 3
+    return 1 if is_stack and shape[0] % shards and shape[1] % shards == 0 else 0
 
 
 def elements_of_rank(model: ModelConfig, layout: Layout, rank: int) -> int:

@@ -9,6 +9,7 @@ from firstlight.base.peers import together
 from firstlight.base.world import World
 from firstlight.checkpoint.lock import FolderLock
 from firstlight.config.schema import RunConfig
+from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
@@ -40,15 +41,17 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
     """A function of its own, so that model and optimizer are gone before the ranks part."""
     inputs = together(place.peers, lambda: open_inputs(config))
     together(place.peers, lambda: _claim(place, config))
-    get_logger().info(
-        "%s, precision %s; %s",
-        place.device.type,
-        config.training.precision,
-        Layout.of(config.parallelism, place.world.size).describe(),
-    )
+    _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
         return run(parts, state)
+
+
+def _show_layout(config: RunConfig, place: Place) -> None:
+    layout = Layout.of(config.parallelism, place.world.size)
+    groups = ExpertGroups.of(config.model, layout, place.world.local_size)
+    lines = [layout.describe(), *([] if groups is None else [groups.describe(layout.dp_shard * layout.tp)])]
+    get_logger().info("%s, precision %s; %s", place.device.type, config.training.precision, "\n".join(lines))
 
 
 def _claim(place: Place, config: RunConfig) -> None:
