@@ -76,6 +76,13 @@ def test_the_reference_is_that_of_the_schema():
     assert written == runpy.run_path(str(ROOT / "scripts" / "write_reference.py"))["reference"](), "run `make docs`"
 
 
+def test_the_table_of_layouts_is_that_of_the_arithmetic():
+    written = (ROOT / "docs" / "parallelism.md").read_text()
+    script = runpy.run_path(str(ROOT / "scripts" / "write_layouts.py"))
+    assert script["table"]().count("\n") == 2 + len(script["LAYOUTS"])
+    assert written == script["page"](written), "run `make docs`"
+
+
 def test_help_names_every_verb_and_the_exit_codes():
     output = CliRunner().invoke(app, ["--help"]).output
     for verb in ("tokenizer", "prepare", "train", "evaluate", "generate", "export", "report", "config"):

@@ -18,6 +18,11 @@ MODELS: Mapping[str, ModelConfig] = {
         initializer_range=0.1,
         router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01},
     ),
+    "few_experts": deepseek(
+        initializer_range=0.1,
+        router={"n_group": 1, "topk_group": 1, "bias_update_rate": 0.01},
+        feed_forward={"n_routed_experts": 2},
+    ),
     **{family: of_family(family, initializer_range=0.1) for family in OTHER_FAMILIES},
 }
 
@@ -128,6 +133,8 @@ CASES: Mapping[str, Case] = {
     "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
     "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"], is_slow=True),
     "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"], is_slow=True),
+    "few_experts_dp4": Case(model="few_experts", layout=Layout(dp_shard=4)),
+    "few_experts_tp2_dp2": Case(model="few_experts", layout=_TENSOR["tp2_dp2"]),
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
     **PIPELINED,
 }

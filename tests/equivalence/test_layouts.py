@@ -30,11 +30,11 @@ class Saved:
     figures: list[dict[str, float]]
 
 
-def run_ranks(folder: Path, size: int, names: list[str]) -> None:
-    """Run the cases on `size` processes; all are gone when this returns."""
+def run_ranks(folder: Path, size: int, names: list[str], module: str = "tests.equivalence.rank") -> None:
+    """Run the cases of `module` on `size` processes; all are gone when this returns."""
     folder.mkdir()
     variables = environment() | {"TORCH_DISTRIBUTED_DEBUG": "DETAIL", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.equivalence.rank", str(folder)]
+    command = [sys.executable, "-m", module, str(folder)]
     root = Path(__file__).parents[2]
     variables["PYTHONPATH"] = os.pathsep.join((variables["PYTHONPATH"], str(root)))
     logs = [folder / f"{rank}.log" for rank in range(size)]
@@ -62,7 +62,10 @@ def read(folder: Path, name: str) -> list[Saved]:
 
 
 def assert_near(here: Tensor, there: Tensor, what: str) -> None:
-    error = float((here - there).abs().max()) if here.numel() else 0.0
+    assert here.shape == there.shape, what
+    if not here.numel():
+        return
+    error = float((here - there).abs().max())
     assert error <= TOLERANCE * max(1.0, float(there.abs().max())), f"{what} differs by {error:.1e}"
 
 

@@ -43,3 +43,28 @@ def test_goes_on_from_a_checkpoint_of_an_expert_parallel_run(tmp_path: Path, sec
         assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-6)
     if second == "experts over 2":
         assert again.files == undisturbed.files
+
+
+@pytest.mark.slow
+def test_experts_that_are_cut_along_their_rows_go_on_in_one_process(tmp_path: Path) -> None:
+    """Two experts over four ranks: no rank has a whole one."""
+    few = (
+        "model.feed_forward.n_routed_experts=2",
+        "model.feed_forward.router.num_experts_per_tok=1",
+        "training.micro_batch_size=1",
+    )
+    run = make_tiny_run(tmp_path)
+    done = run.train(*few, processes=4)
+    assert done.returncode == 0, done.stderr
+    newest = candidates(run.checkpoints)[0]
+    shards = read_manifest(newest).tensors["model/layers.1.feed_forward.experts.gate_proj"].shards
+    assert sorted(shard.offset[1] for shard in shards) == [0, 4, 8, 12]
+    first = [line for line in run.metrics("step") if line["step"] > 2]
+    shutil.rmtree(newest)
+    done = run.train(*few)
+    assert done.returncode == 0, done.stderr
+    repeated = [line for line in run.metrics("step") if line["step"] > 2]
+    assert len(first) == len(repeated) == 2
+    for there, here in zip(first, repeated, strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-6)
+        assert here["grad_norm"] == pytest.approx(there["grad_norm"], rel=1e-6)

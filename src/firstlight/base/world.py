@@ -64,6 +64,7 @@ def worker_environment(*, store_folder: Path, threads: int) -> dict[str, str]:
         STORE_VARIABLE: str(store_folder),
         LAUNCHER_VARIABLE: str(os.getpid()),
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     }
     for name, value in (("GLOO_SOCKET_IFNAME", "lo"), ("OMP_NUM_THREADS", str(threads))):
         if name not in os.environ:

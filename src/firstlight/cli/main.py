@@ -8,6 +8,7 @@ import typer
 from firstlight import __version__
 from firstlight.base import log
 from firstlight.base.errors import FirstlightError
+from firstlight.base.failure import Reported
 from firstlight.base.peers import PeerFailed
 from firstlight.base.world import ask_for_reproducible_products
 from firstlight.cli import checkpoint, config, data, dataset, run, train
@@ -54,7 +55,7 @@ def main() -> None:
     ask_for_reproducible_products()
     try:
         app()
-    except PeerFailed as failure:
+    except (PeerFailed, Reported) as failure:
         sys.exit(failure.exit_code)
     except FirstlightError as error:
         typer.echo(f"error: {error}", err=True)

@@ -8,6 +8,7 @@ import typer
 
 from firstlight.base import log
 from firstlight.base.errors import FirstlightError, InputError
+from firstlight.base.failure import failures_reported
 from firstlight.base.world import World, leave_exit_code
 from firstlight.cli.config import ConfigFile, Overrides, check_files
 from firstlight.cli.model import read_model
@@ -44,13 +45,16 @@ def train(
     log.set_up(rank=world.rank)
     if world.launcher_pid is not None:
         die_with(world.launcher_pid)
-    loaded = load(config, overrides or (), read_model)
-    if nproc_per_node is not None and world.size > 1:
-        raise InputError("--nproc-per-node was given to a process that a launcher has started already; leave it out")
-    if nproc_per_node is not None and nproc_per_node > 1:
-        sys.exit(_launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
-    loaded.require_rules(world_size=world.size)
-    sys.exit(_run(loaded, world, accept_change or []))
+    with failures_reported(world, logs=None):
+        loaded = load(config, overrides or (), read_model)
+        if nproc_per_node is not None and world.size > 1:
+            raise InputError(
+                "--nproc-per-node was given to a process that a launcher has started already; leave it out"
+            )
+        if nproc_per_node is not None and nproc_per_node > 1:
+            sys.exit(_launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
+        loaded.require_rules(world_size=world.size)
+        sys.exit(_run(loaded, world, accept_change or []))
 
 
 def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[str]:

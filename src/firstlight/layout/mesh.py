@@ -105,10 +105,13 @@ class Layout:
             for axis, place in zip(axes, _unravelled(rank, shape), strict=True)
         }
 
+    def degrees(self) -> dict[str, int]:
+        """The degree of each axis of the three meshes."""
+        return {axis: degree for axes, shape in self._meshes() for axis, degree in zip(axes, shape, strict=True)}
+
     def describe(self) -> str:
         """A table for the log: each axis, its degree, and the ranks of the first rank's group on it."""
-        shapes = (*zip(RANK_AXES, self.rank_shape, strict=True), ("edp", self.expert_shape[2]), ("ep", self.ep))
-        degrees = {axis: degree for axis, degree in shapes if degree > 1}
+        degrees = {axis: degree for axis, degree in self.degrees().items() if degree > 1 and axis in _SHOWN_AS}
         lines = [f"{self.world_size} rank(s)" + (", by axis:" if degrees else "")]
         for axis, degree in degrees.items():
             lines.append(f"  {_SHOWN_AS[axis]:<24}{degree:>6}   {_shown(self.group_of_first_rank(axis))}")

@@ -58,14 +58,15 @@ class Experts(nn.Module):
         return out_no if bias_eo is None else add_segment_bias(out_no, bias_eo, segments.counts_e)
 
 
-ExpertRun = Callable[[Experts, Tensor, Segments], Tensor]
-"""Rows [n, d] sorted by expert, through their experts, in the same order."""
+ExpertRun = Callable[[Experts, Tensor, Segments], Callable[[], Tensor]]
+"""Rows [n, d] sorted by expert, through their experts, in the same order: what is returned gives them when they are
+asked for, once. Until then they may be on their way."""
 
 
-def run_here(experts: Experts, rows_nd: Tensor, segments: Segments) -> Tensor:
+def run_here(experts: Experts, rows_nd: Tensor, segments: Segments) -> Callable[[], Tensor]:
     """All experts are here."""
     out: Tensor = experts(rows_nd, segments)
-    return out
+    return lambda: out
 
 
 def mixture_names(model: ModelConfig) -> list[str]:
@@ -100,11 +101,14 @@ class MixtureOfExperts(nn.Module):
         tokens_td = hidden_bsd.flatten(0, 1)
         assignment = Assignment(routed.experts_tk, self.router.num_experts)
         weights_tk = self._with_capacity(routed.weights_tk, assignment)
-        rows_nd = self.run_experts(self.experts, assignment.dispatch(tokens_td), assignment)
+        results = self.run_experts(self.experts, assignment.dispatch(tokens_td), assignment)
+        # It has no need of the rows that are on their way.
+        shared_bsd = None if self.shared_expert is None else self.shared_expert(hidden_bsd)
+        rows_nd = results()
         out_td = assignment.combine(rows_nd, weights_tk.to(rows_nd.dtype))
         out_bsd = out_td.unflatten(0, hidden_bsd.shape[:2])
-        if self.shared_expert is not None:
-            out_bsd = out_bsd + self.shared_expert(hidden_bsd)
+        if shared_bsd is not None:
+            out_bsd = out_bsd + shared_bsd
         return out_bsd, LayerLoad(routed.balance_loss, routed.load_e)
 
     def _with_capacity(self, weights_tk: Tensor, assignment: Assignment) -> Tensor:

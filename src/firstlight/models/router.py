@@ -109,16 +109,17 @@ class TopKRouter(nn.Module):
         top_k = self.config.num_experts_per_tok
         chosen = scores_bse.detach().topk(top_k, dim=-1, sorted=False).indices
         is_chosen_bse = torch.zeros_like(scores_bse, requires_grad=False).scatter_(-1, chosen, 1.0)
-        frequency_be = self._mean(is_chosen_bse) * (self.num_experts / top_k)
-        probability_be = self._mean(scores_bse / scores_bse.sum(-1, keepdim=True))
+        share_bse = scores_bse / scores_bse.sum(-1, keepdim=True)
+        chosen_be, probability_be = self._means(is_chosen_bse, share_bse).unbind()
+        frequency_be = chosen_be * (self.num_experts / top_k)
         if self.config.balance_scope == "micro_batch":
             frequency_be, probability_be = frequency_be.mean(0, keepdim=True), probability_be.mean(0, keepdim=True)
             return (frequency_be * probability_be).sum() * scores_bse.shape[0]
         return (frequency_be * probability_be).sum()
 
-    def _mean(self, x_bse: Tensor) -> Tensor:
-        """Over the positions of each whole sequence, [b, e]."""
-        return self.sum_over_parts(x_bse.mean(1)) / self.num_parts
+    def _means(self, *terms_bse: Tensor) -> Tensor:
+        """Of each term over the positions of each whole sequence, [terms, b, e]."""
+        return self.sum_over_parts(torch.stack([term.mean(1) for term in terms_bse])) / self.num_parts
 
 
 def _alone(tensor: Tensor) -> Tensor:

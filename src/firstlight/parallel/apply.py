@@ -8,13 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from firstlight.config.model import ModelConfig
 from firstlight.config.training import RecomputeConfig
 from firstlight.layout.mesh import Layout
+from firstlight.layout.parameters import sharded_dim
 from firstlight.layout.stages import Stage
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, units_of
@@ -141,15 +143,27 @@ def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype) -> None:
     policy = MixedPrecisionPolicy(reduce_dtype=sum_dtype)
     if meshes.have_experts_apart():
         for mixture in _mixtures(model):
-            fully_shard(mixture.experts, mesh=meshes.expert_sharding(), mp_policy=policy)
+            mesh = meshes.expert_sharding()
+            fully_shard(mixture.experts, mesh=mesh, mp_policy=policy, shard_placement_fn=_placement(mesh))
     for unit in units_of(model):
-        fully_shard(unit, mesh=meshes.sharding(), mp_policy=policy)
+        mesh = meshes.sharding()
+        fully_shard(unit, mesh=mesh, mp_policy=policy, shard_placement_fn=_placement(mesh))
     fully_shard(model, mesh=meshes.sharding(), mp_policy=policy)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # The loss is already divided by the counts of the whole global batch: gradients are sums.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # noqa: FBT003
+
+
+def _placement(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:
+    """The dimension of a parameter that is sharded over the last axis of `mesh`."""
+
+    def placement(parameter: nn.Parameter) -> Shard:
+        block = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        return Shard(sharded_dim(block.shape, mesh.size(mesh.ndim - 1)))
+
+    return placement
 
 
 @torch.no_grad()

@@ -3,16 +3,18 @@
 Shapes: n rows of this rank sorted by expert, r ranks of the group, l experts of each rank, m rows that arrive, d width.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard
 
 from firstlight.models.moe import Experts, MixtureOfExperts
 from firstlight.ops.experts import Assignment, Segments
 from firstlight.parallel.local_parameters import distribute
+from firstlight.parallel.rows_in_flight import RowsInFlight
 
 
 class ExpertExchange:
@@ -21,19 +23,18 @@ class ExpertExchange:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group
 
-    def __call__(self, experts: Experts, rows_nd: Tensor, segments: Segments) -> Tensor:
-        """As `run_here`, with the experts of the group's first rank first."""
+    def __call__(self, experts: Experts, rows_nd: Tensor, segments: Segments) -> Callable[[], Tensor]:
+        """As `run_here`, with the experts of the group's first rank first. The results are on their way back then."""
         ranks = self._group.size()
         sent_rl = segments.counts_e.view(ranks, -1)
         arriving_rl = torch.empty_like(sent_rl)
         dist.all_to_all_single(arriving_rl, sent_rl, group=self._group)
         # The sizes of buffers: one wait for the device in each direction's stead.
         sent, arriving = sent_rl.sum(1).tolist(), arriving_rl.sum(1).tolist()
-        rows_md = all_to_all_single_autograd(rows_nd.contiguous(), arriving, sent, self._group)
+        rows_md = RowsInFlight.begun(self._group, rows_nd, sent=sent, arriving=arriving).arrived()
         here = Assignment(_experts_of(arriving_rl).unsqueeze(1), arriving_rl.shape[1])
         out_md = here.restore(experts(here.dispatch(rows_md), here))
-        out_nd: Tensor = all_to_all_single_autograd(out_md.contiguous(), sent, arriving, self._group)
-        return out_nd
+        return RowsInFlight.begun(self._group, out_md, sent=arriving, arriving=sent).arrived
 
 
 def place_experts(mixture: MixtureOfExperts, mesh: DeviceMesh) -> None:

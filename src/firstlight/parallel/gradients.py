@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from firstlight.parallel.copied import CopiedGradients
 from firstlight.parallel.device import gradient_sum_dtype
 
 _EXACT_TERMS = 2
@@ -11,10 +12,15 @@ _EXACT_TERMS = 2
 
 
 class ShardedGradients:
-    """FSDP sums them itself, in its reduction's type: it only must be told which micro-batch is the last."""
+    """FSDP sums them itself, in its reduction's type: it only must be told which micro-batch is the last.
+
+    What it does not sum is what copies of a parameter in a tensor group have collected.
+    """
 
     def __init__(self, model: FSDPModule) -> None:
         self._model = model
+        assert isinstance(model, nn.Module)
+        self._copied = CopiedGradients(model)
 
     def before(self, index: int, count: int) -> None:
         """Called before the forward pass of micro-batch `index` of `count`."""
@@ -22,6 +28,8 @@ class ShardedGradients:
 
     def after(self, index: int, count: int) -> None:
         """Called after its backward pass."""
+        if index == count - 1:
+            self._copied.sum()
 
 
 class WholeGradients:

@@ -1,7 +1,7 @@
 """Modules whose parameters are DTensors and whose mathematics is written for plain tensors.
 
 Inside their forward pass the parameters are this rank's blocks. The gradient of a block is that of the block; the
-gradient of a parameter of which every rank has a copy is a part of the whole gradient, and summed over these ranks.
+gradient of a parameter of which every rank has a copy is a part of the whole gradient, which `copied.py` sums later.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Placement, distribute_tensor
+from torch.distributed.tensor import DTensor, Placement, distribute_tensor
 
 
 def distribute(module: nn.Module, mesh: DeviceMesh, placements: Mapping[str, Placement]) -> None:
@@ -30,8 +30,7 @@ def local_part(parameter: Tensor) -> Tensor:
     """This rank's block of a DTensor, with gradients as above; a plain tensor itself."""
     if not isinstance(parameter, DTensor):
         return parameter
-    gradients = [Partial() if placement.is_replicate() else placement for placement in parameter.placements]
-    return parameter.to_local(grad_placements=gradients)
+    return parameter.to_local()
 
 
 def _on_local_parameters(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,6 +22,7 @@ from firstlight.config.pipeline import V_SHAPED, ScheduleName
 from firstlight.models.decoder import Decoder, LossSums
 from firstlight.models.places import Inputs
 from firstlight.parallel.apply import LaidOut
+from firstlight.parallel.copied import CopiedGradients
 from firstlight.parallel.embedding_copy import EmbeddingCopy
 from firstlight.parallel.engine import Work, added
 from firstlight.parallel.losses import Normalizers, report
@@ -51,6 +52,7 @@ class PipelinedEngine:
         self._device = next(model.stages[0].parameters()).device
         self._runs = [StageRun(stage, work.autocast_dtype) for stage in model.stages]
         self._embedding = EmbeddingCopy(model.stages, model.pipeline_group, is_v_shaped=schedule in V_SHAPED)
+        self._copied = [CopiedGradients(stage) for stage in model.stages]
         self._schedules: dict[tuple[int, ...], Schedule] = {}
         self._config = model.stages[0].config
 
@@ -64,6 +66,8 @@ class PipelinedEngine:
         self._embedding.refresh()
         tokens = torch.cat([one.tokens_bs for one in inputs])
         self._schedule(inputs).step(*self._arguments(tokens), target=tokens, return_outputs=False)
+        for copied in self._copied:
+            copied.sum()
         self._embedding.return_gradient()
         return report(self._measured(), normalizers, self._work.sums, self._work.balancing, self._config)
 

@@ -19,6 +19,7 @@ from firstlight.models.decoder import Decoder
 from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
 from firstlight.models.sharding import Cut, cut_of, cuts
+from firstlight.parallel.copied import mark_as_copied
 from firstlight.parallel.local_parameters import distribute, local_part
 
 _SEQUENCE = 1
@@ -26,10 +27,11 @@ _SEQUENCE = 1
 
 
 class Copied(ParallelStyle):
-    """Each rank has the parameters and works on what it has; gradients are summed over the group."""
+    """Each rank has the parameters and works on what it has; gradients are summed over the group in the end."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         distribute(module, device_mesh, {name: Replicate() for name, _ in module.named_parameters(recurse=False)})
+        mark_as_copied(module)
         return module
 
 
@@ -65,12 +67,12 @@ class VocabularyParallelLoss:
         largest_t = logits_tv.detach().amax(-1)
         dist.all_reduce(largest_t, op=dist.ReduceOp.MAX, group=self._mesh.get_group())
         logits_tv = logits_tv - largest_t.unsqueeze(-1)
-        total_t = summed(logits_tv.exp().sum(-1), self._mesh)
         size = logits_tv.shape[-1]
         place_t = labels_bs.flatten() - self._mesh.get_local_rank() * size
         is_here_t = (place_t >= 0) & (place_t < size)
         picked_t = logits_tv.gather(-1, place_t.clamp(0, size - 1).unsqueeze(-1)).squeeze(-1)
-        target_t = summed(torch.where(is_here_t, picked_t, 0.0), self._mesh)
+        here = torch.stack((logits_tv.exp().sum(-1), torch.where(is_here_t, picked_t, 0.0)))
+        total_t, target_t = summed(here, self._mesh)
         return torch.where(mask_bs.flatten() != 0, total_t.log() - target_t, 0.0).sum()
 
 

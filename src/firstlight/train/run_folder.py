@@ -80,6 +80,11 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def logs(self) -> Path:
+        """Traces of ranks that failed."""
+        return self.path / "logs"
+
+    @property
     def accepted_changes(self) -> Path:
         return self.path / "accepted-changes.jsonl"
 
@@ -139,7 +144,7 @@ class RunFolder:
         """Whether something lies here that no run has left, be it one that was killed while it claimed the folder."""
         if not self.path.is_dir():
             return False
-        ours = (self.configuration.name, "lock-")
+        ours = (self.configuration.name, self.logs.name, "lock-")
         return any(not entry.name.startswith(ours) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:

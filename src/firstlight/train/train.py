@@ -3,11 +3,13 @@
 from collections.abc import Collection
 from contextlib import closing
 
+from firstlight.base.failure import failures_reported
 from firstlight.base.log import get_logger
 from firstlight.base.peers import together
 from firstlight.base.world import World
 from firstlight.checkpoint.lock import FolderLock
 from firstlight.config.schema import RunConfig
+from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
@@ -26,7 +28,11 @@ def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Ou
     """
     device = pick_device(world.local_rank, local_size=world.local_size)
     folder = RunFolder(path=config.training.output_folder)
-    with FolderLock(folder.path) as lock, joined(world, device) as peers:
+    with (
+        FolderLock(folder.path) as lock,
+        joined(world, device) as peers,
+        failures_reported(world, logs=folder.logs),
+    ):
         place = Place(world=world, peers=peers, device=device, folder=folder, lock=lock, accepted=frozenset(accepted))
         return _train_together(config, place)
 
@@ -35,15 +41,17 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
     """A function of its own, so that model and optimizer are gone before the ranks part."""
     inputs = together(place.peers, lambda: open_inputs(config))
     together(place.peers, lambda: _claim(place, config))
-    get_logger().info(
-        "%s, precision %s; %s",
-        place.device.type,
-        config.training.precision,
-        Layout.of(config.parallelism, place.world.size).describe(),
-    )
+    _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
         return run(parts, state)
+
+
+def _show_layout(config: RunConfig, place: Place) -> None:
+    layout = Layout.of(config.parallelism, place.world.size)
+    groups = ExpertGroups.of(config.model, layout, place.world.local_size)
+    lines = [layout.describe(), *([] if groups is None else [groups.describe(layout.dp_shard * layout.tp)])]
+    get_logger().info("%s, precision %s; %s", place.device.type, config.training.precision, "\n".join(lines))
 
 
 def _claim(place: Place, config: RunConfig) -> None:

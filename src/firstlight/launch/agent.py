@@ -1,0 +1,57 @@
+"""torchelastic's agent, made to end all ranks within seconds of one's failure and to know who failed by itself."""
+
+import time
+from pathlib import Path
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import SubprocessContext
+
+from firstlight.base.failure import read_failures
+
+LAST_WORDS_SECONDS = 2.0
+"""What the other ranks have, after one has failed, to notice it and leave records of their own."""
+
+_KILL_AFTER_SECONDS = 3
+"""What a rank has after SIGTERM. One in a collective that will not end does not hear it."""
+
+
+class Agent(LocalElasticAgent):
+    """A failure ends the others soon; a request to stop lets them finish their step and save."""
+
+    store_folder: Path
+    ended_by_themselves: dict[int, int]
+    """Exit codes by local rank, of ranks that failed before any of them was told to end."""
+
+    @classmethod
+    def watching(cls, spec: WorkerSpec, store_folder: Path, *, shutdown_seconds: int) -> "Agent":
+        """The agent of `spec`, whose ranks leave their records in `store_folder`."""
+        agent = cls(spec, logs_specs=DefaultLogsSpecs(), start_method="spawn", shutdown_timeout=shutdown_seconds)
+        agent.store_folder, agent.ended_by_themselves = store_folder, {}
+        return agent
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        context = self._pcontext
+        if isinstance(context, SubprocessContext) and self._has_failure(context):
+            _wait_for_end(context, LAST_WORDS_SECONDS)
+            self.ended_by_themselves = {rank: code for rank, code in _exit_codes(context).items() if code}
+            context.close(timeout=_KILL_AFTER_SECONDS)
+        result: RunResult = super()._monitor_workers(worker_group)
+        return result
+
+    def _has_failure(self, context: SubprocessContext) -> bool:
+        """A process that failed, or a record: its rank may hang in what it tears down."""
+        return any(_exit_codes(context).values()) or bool(read_failures(self.store_folder))
+
+
+def _exit_codes(context: SubprocessContext) -> dict[int, int]:
+    """Of the processes that have ended."""
+    polled = {rank: handler.proc.poll() for rank, handler in context.subprocess_handlers.items()}
+    return {rank: code for rank, code in polled.items() if code is not None}
+
+
+def _wait_for_end(context: SubprocessContext, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and len(_exit_codes(context)) < context.nprocs:
+        time.sleep(0.05)

@@ -1,0 +1,75 @@
+"""Names, shapes and cuts of parameters by arithmetic, against built models and the tables by which they are cut."""
+
+from math import prod
+
+import pytest
+
+from firstlight.config.model import ModelConfig
+from firstlight.layout.buckets import buckets
+from firstlight.layout.counts import count_parameters
+from firstlight.layout.memory import largest_gathered_unit, state_of_rank
+from firstlight.layout.mesh import Layout
+from firstlight.layout.parameters import elements_of_rank, parameters_of, sharded_dim
+from firstlight.models.sharding import cut_of, cuts
+from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, meta_model, of_family
+
+MODELS: dict[str, ModelConfig] = {
+    "deepseek": deepseek(multi_token_prediction={"num_layers": 2}),
+    "deepseek_direct_query": deepseek(attention={"q_lora_rank": None}),
+    "llama": llama(),
+    "tied": llama(tie_word_embeddings=True),
+    **{family: of_family(family) for family in OTHER_FAMILIES},
+}
+BY_CUT = {"vocabulary": "rows", "column": "rows", "gathered_column": "rows", "row": "columns", "copied": "copied"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_are_those_of_the_built_model(name: str) -> None:
+    built = {key: tuple(value.shape) for key, value in meta_model(MODELS[name]).named_parameters()}
+    assert {one.name: one.shape for one in parameters_of(MODELS[name])} == built
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cuts_are_those_of_the_families_tables(name: str) -> None:
+    table = cuts(MODELS[name])
+    for one in parameters_of(MODELS[name]):
+        module, _, kind = one.name.rpartition(".")
+        if module.endswith("experts"):
+            assert one.cut == "experts"
+        elif module == "head" or kind == "sinks":
+            assert one.cut == "rows"
+        else:
+            cut = cut_of(module, table)
+            expected = "added" if (cut, kind) == ("row", "bias") else BY_CUT[cut or ""]
+            assert one.cut == expected, one.name
+
+
+def test_elements_of_all_ranks_are_the_model() -> None:
+    model = deepseek(multi_token_prediction={})
+    for layout in (Layout(), Layout(dp_shard=3), Layout(dp_shard=8, ep=4), Layout(dp_shard=2, tp=4, ep=8)):
+        held = sum(elements_of_rank(model, layout, rank) for rank in range(layout.world_size))
+        copies = sum(prod(one.shape) for one in parameters_of(model) if one.cut == "copied")
+        assert held == count_parameters(model).total + (layout.tp - 1) * copies
+
+
+def test_memory_falls_with_each_axis_that_shards() -> None:
+    model = deepseek(multi_token_prediction={})
+    sizes = {
+        layout: state_of_rank(model, layout, 0).total
+        for layout in (Layout(), Layout(dp_shard=2), Layout(dp_shard=4), Layout(tp=2), Layout(tp=4), Layout(tp=4, ep=4))
+    }
+    assert sizes[Layout()] > sizes[Layout(dp_shard=2)] > sizes[Layout(dp_shard=4)]
+    assert sizes[Layout()] > sizes[Layout(tp=2)] > sizes[Layout(tp=4)]
+    assert largest_gathered_unit(model, Layout()) == 0
+    assert largest_gathered_unit(model, Layout(dp_shard=4, ep=4)) < largest_gathered_unit(model, Layout(dp_shard=4))
+
+
+def test_stacks_of_too_few_experts_are_sharded_along_their_rows() -> None:
+    assert [sharded_dim((8, 16, 32), shards) for shards in (4, 8, 16, 3)] == [0, 0, 1, 0]
+    assert sharded_dim((3, 16), 8) == 0
+
+
+def test_buckets_hold_what_fits() -> None:
+    assert buckets([], 10) == []
+    assert buckets([4, 6, 1, 20, 3], 10) == [range(2), range(2, 3), range(3, 4), range(4, 5)]
+    assert buckets([0, 0], 10) == [range(2)]
