@@ -20,7 +20,7 @@ from torch._C._distributed_c10d import FileStore
 
 from firstlight.checkpoint.shards import local_shard
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import AdamWConfig, RecomputeConfig
+from firstlight.config.training import AdamWConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
 from firstlight.layout.mesh import Layout
@@ -58,8 +58,10 @@ def batch(step: int, *, data_rank: int, data_size: int) -> Batch:
 def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
     """Train the case and save `CASE-RANK.safetensors` (blocks) and `.json` (where they lie, figures of each step)."""
     config: ModelConfig = MODELS[model_name]
-    recompute = RecomputeConfig(kind="full" if case.endswith("recomputed") else "none")
-    model = build_parallel(config, layout, recompute, device=torch.device("cpu"), seed=5)
+    offload = CASES[case].offload
+    model = build_parallel(
+        config, layout, CASES[case].recompute, offloaded=offload.activations, device=torch.device("cpu"), seed=5
+    )
     balancing = BiasBalancing(routers(model))
     engine = PlainEngine(
         model,
@@ -67,12 +69,14 @@ def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
         autocast_dtype=None,
         sum_over_ranks=sum_over_data(layout.tp),
         balancing=balancing,
+        sharded=layout.sharded,
     )
     around = Surroundings(
         learning_rate=lambda _step: 0.01,
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=True,
+        keeps_moments_in_host=offload.optimizer_state == "host",
         copies=copies,
     )
     optimizer = Optimizer(parameter_names(model), AdamWConfig(learning_rate=0.01, max_grad_norm=0.5), around)

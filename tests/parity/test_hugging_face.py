@@ -21,7 +21,8 @@ from transformers.modeling_layers import MtpModel
 from firstlight.base.peers import Alone
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import CheckpointConfig, RecomputeConfig
+from firstlight.config.recompute import NoRecompute
+from firstlight.config.training import CheckpointConfig
 from firstlight.convert.huggingface import ExportedTokenizer, export
 from firstlight.convert.tensor_layout import to_theirs
 from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
@@ -177,7 +178,7 @@ def test_routers_choose_the_same_experts(pair: Pair) -> None:
 def laid_out(config: ModelConfig) -> Decoder:
     """The model as a run on one rank has it, filled so that no tensor is like another."""
     layout = Layout(dp_replicate=1, dp_shard=1)
-    model = build_parallel(config, layout, RecomputeConfig(), device=torch.device("cpu"), seed=0)
+    model = build_parallel(config, layout, NoRecompute(), device=torch.device("cpu"), seed=0)
     randomise(model, seed=0)
     return model.eval()
 

@@ -6,7 +6,7 @@ expert mesh: it cuts the ranks that shard data and tensors anew, into groups of 
 
 from dataclasses import dataclass
 
-from firstlight.config.training import ParallelismConfig
+from firstlight.config.training import ParallelismConfig, Sharded
 
 DENSE_AXES = ("dp_replicate", "dp_shard", "tp")
 """Mesh axes, the slowest first: the ranks of a tensor group talk most and are neighbours, so they share a node."""
@@ -31,6 +31,7 @@ class Layout:
     dp_shard: int = 1
     tp: int = 1
     ep: int = 1
+    sharded: Sharded = "all"
 
     @classmethod
     def of(cls, parallelism: ParallelismConfig, world_size: int) -> "Layout":
@@ -42,6 +43,7 @@ class Layout:
             dp_shard=world_size // (replicate * tensor) if shard == -1 else shard,
             tp=tensor,
             ep=parallelism.expert_parallel,
+            sharded=parallelism.sharded,
         )
 
     @property

@@ -5,13 +5,13 @@ import math
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import RecomputeConfig
+from firstlight.config.recompute import LayerRange, Recompute
 from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, units_of
@@ -20,17 +20,28 @@ from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
 from firstlight.parallel.device import gradient_sum_dtype
 from firstlight.parallel.expert_exchange import place_experts
+from firstlight.parallel.expert_shards import shard_dimensions
+from firstlight.parallel.host_activations import offload_activations
 from firstlight.parallel.meshes import Meshes
+from firstlight.parallel.recompute import apply_recompute, layers_in
 from firstlight.parallel.tensor import apply_tensor_parallel
 
 
 def build_parallel(
-    config: ModelConfig, layout: Layout, recompute: RecomputeConfig, *, device: torch.device, seed: int
+    config: ModelConfig,
+    layout: Layout,
+    recompute: Recompute,
+    *,
+    device: torch.device,
+    seed: int,
+    offloaded: LayerRange | None = None,
 ) -> Decoder:
-    """The model of `config`, laid out over the ranks and initialised from `seed`.
+    """The model of `config`, laid out over the ranks and initialised from `seed`. What the layers in `offloaded`
+    keep for the backward pass waits in host memory.
 
     1. built without memory, 2. experts dealt out, 3. the rest cut over tensor groups, 4. recomputation round each
-    layer, 5. parameters sharded layer by layer, 6. memory for this rank's shards, 7. their initial values.
+    layer and offloading round that, 5. parameters sharded layer by layer, 6. memory for this rank's shards, 7. their
+    initial values.
     """
     with torch.device("meta"):
         model = family_of(config).build(config)
@@ -40,11 +51,11 @@ def build_parallel(
             place_experts(mixture, meshes.experts["ep"])
     if meshes is not None and layout.tp > 1:
         apply_tensor_parallel(model, meshes.dense["tp"])
-    units = units_of(model)
-    if recompute.kind == "full":
-        apply_activation_checkpointing(model, check_fn=lambda module: module in units)
+    apply_recompute(model, recompute)
+    if offloaded is not None:
+        offload_activations(model, layers_in(model, offloaded))
     if meshes is not None:
-        _shard(model, meshes, gradient_sum_dtype(device))
+        _shard(model, meshes, gradient_sum_dtype(device), reshards=layout.sharded == "all")
     model.allocate(device)
     _initialise(model, std=config.initializer_range, seed=seed)
     return model
@@ -82,13 +93,19 @@ def _mixtures(model: nn.Module) -> list[MixtureOfExperts]:
     return [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
 
 
-def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype) -> None:
+def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype, *, reshards: bool) -> None:
     policy = MixedPrecisionPolicy(reduce_dtype=sum_dtype)
+    units: list[tuple[nn.Module, DeviceMesh]] = [(unit, meshes.sharding()) for unit in units_of(model)]
     if meshes.have_experts_apart():
-        for mixture in _mixtures(model):
-            fully_shard(mixture.experts, mesh=meshes.expert_sharding(), mp_policy=policy)
-    for unit in units_of(model):
-        fully_shard(unit, mesh=meshes.sharding(), mp_policy=policy)
+        units = [(mixture.experts, meshes.expert_sharding()) for mixture in _mixtures(model)] + units
+    for unit, mesh in units:
+        fully_shard(
+            unit,
+            mesh=mesh,
+            mp_policy=policy,
+            reshard_after_forward=reshards,
+            shard_placement_fn=shard_dimensions(unit, mesh),
+        )
     fully_shard(model, mesh=meshes.sharding(), mp_policy=policy)
     for module in model.modules():
         if isinstance(module, FSDPModule):

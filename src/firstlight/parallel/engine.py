@@ -13,6 +13,7 @@ from torch import Tensor
 
 from firstlight.base.report import LossReport
 from firstlight.config.model import ModelConfig, MoeFeedForward
+from firstlight.config.training import Sharded
 from firstlight.models.balancing import BiasBalancing, max_violation
 from firstlight.models.decoder import Decoder, LossSums
 from firstlight.models.places import mask_ahead
@@ -94,13 +95,14 @@ class PlainEngine:
         autocast_dtype: torch.dtype | None,
         sum_over_ranks: Callable[[Tensor], Tensor],
         balancing: BiasBalancing,
+        sharded: Sharded = "all",
     ) -> None:
         self._model = model
         self._micro_batch_size = micro_batch_size
         self._autocast_dtype = autocast_dtype
         self._sum_over_ranks = sum_over_ranks
         self._balancing = balancing
-        self._gradients = gradient_sum(model)
+        self._gradients = gradient_sum(model, sharded)
         self._device = next(model.parameters()).device
 
     def forward_backward(self, batch: HostBatch) -> LossReport:
@@ -124,6 +126,7 @@ class PlainEngine:
         rows = Rows.of(batch, self._device)
         parts = rows.micro_batches(self._micro_batch_size)
         lm = sum(float(self._forward(part, predicts_ahead=False).lm) for part in parts)
+        self._gradients.rest()
         return lm, float(rows.mask.sum())
 
     def _forward(self, rows: Rows, *, predicts_ahead: bool = True) -> LossSums:

@@ -31,7 +31,12 @@ from firstlight.observe.sinks import sinks_for
 from firstlight.optim.optimizer import Optimizer, Surroundings
 from firstlight.optim.schedule import learning_rate_schedule
 from firstlight.parallel.apply import buffer_names, build_parallel, copies, parameter_names, routers
-from firstlight.parallel.device import has_fused_adamw, measure_peak_flops, peak_memory_bytes
+from firstlight.parallel.device import (
+    has_fused_adamw,
+    measure_peak_flops,
+    peak_memory_bytes,
+    require_memory_apart,
+)
 from firstlight.parallel.engine import PlainEngine
 from firstlight.parallel.group import sum_over_data, sum_over_ranks
 from firstlight.resilience.guard import Guard
@@ -111,8 +116,16 @@ def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
 def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, TrainState]:
     """Build the run on this rank. Collective: every rank builds its part."""
     torch.use_deterministic_algorithms(config.training.deterministic)
+    require_memory_apart(place.device, config.offload)
     layout = Layout.of(config.parallelism, place.world.size)
-    model = build_parallel(config.model, layout, config.recompute, device=place.device, seed=config.training.seed)
+    model = build_parallel(
+        config.model,
+        layout,
+        config.recompute,
+        device=place.device,
+        seed=config.training.seed,
+        offloaded=config.offload.activations,
+    )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
         read_weights(config.model, config.model.from_hf, parameter_names(model) | buffer_names(model))
@@ -152,6 +165,7 @@ def build_engine(config: RunConfig, model: Decoder, balancing: BiasBalancing) ->
         autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
         sum_over_ranks=sum_over_data(config.parallelism.tensor_parallel),
         balancing=balancing,
+        sharded=config.parallelism.sharded,
     )
 
 
@@ -176,6 +190,7 @@ def _optimizer(config: RunConfig, model: Decoder, balancing: BiasBalancing) -> O
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=has_fused_adamw(device),
+        keeps_moments_in_host=config.offload.optimizer_state == "host",
         copies=copies,
     )
     return Optimizer(parameter_names(model), config.optimizer, around)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import RecomputeConfig
+from firstlight.config.recompute import FullRecompute, NoRecompute
 from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
 from firstlight.models.initialization import initial_slice
@@ -17,7 +17,7 @@ ALONE = Layout(dp_replicate=1, dp_shard=1)
 
 
 def built(config: ModelConfig = CONFIG, *, recompute: str = "none", seed: int = 3) -> Decoder:
-    section = RecomputeConfig.model_validate({"kind": recompute})
+    section = FullRecompute() if recompute == "full" else NoRecompute()
     return build_parallel(config, ALONE, section, device=torch.device("cpu"), seed=seed)
 
 
