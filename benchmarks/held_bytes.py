@@ -20,6 +20,7 @@ class HeldBytes(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self._tracks_peak = tracks_peak
+        self._most = 0
         self._made: dict[int, StorageWeakRef] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -29,7 +30,9 @@ class HeldBytes(TorchDispatchMode):
             if is_here(leaf) and local(leaf).untyped_storage()._cdata not in given:
                 reference = StorageWeakRef(local(leaf).untyped_storage())
                 self._made[reference.cdata] = reference
-        if self._tracks_peak:
+                self._most += local(leaf).untyped_storage().nbytes()
+        # Counting takes long: only where there can be more than ever. FSDP gives memory to tensors that had none.
+        if self._tracks_peak and (self._most > self.peak or func.namespace == "fsdp"):
             self.peak = max(self.peak, self.now())
         return out
 
@@ -37,7 +40,8 @@ class HeldBytes(TorchDispatchMode):
         """Bytes that are held at this moment."""
         sizes = {key: size_of(reference) for key, reference in self._made.items()}
         self._made = {key: self._made[key] for key, size in sizes.items() if size is not None}
-        return sum(size or 0 for size in sizes.values())
+        self._most = sum(size or 0 for size in sizes.values())
+        return self._most
 
 
 def size_of(reference: StorageWeakRef) -> int | None:
