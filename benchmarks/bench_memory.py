@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not inst
 
 from benchmarks.memory_rank import Row  # noqa: E402
 
-TIMEOUT_SECONDS = 600
+TIMEOUT_SECONDS = 1800
 STAGES = ("optimizer", "optimizer+gradients", "all")
 DEGREES = ("data_parallel_replicate", "data_parallel_shard", "tensor_parallel", "pipeline_parallel", "context_parallel")
 
@@ -54,14 +54,32 @@ RECOMPUTE: Mapping[str, Mapping[str, Any]] = {
 """Sections `recompute`, on one process."""
 
 
-def run(row: Row) -> list[dict[str, int]]:
-    """The figures of all ranks of a row. Raises RuntimeError with the first rank's last words when one fails."""
-    size = math.prod(row.parallelism.get(degree, 1) for degree in DEGREES)
+Most = dict[str, int]
+"""Bytes of each kind in the rank that holds the most of it."""
+
+
+def size_of(row: Row) -> int:
+    """The processes of a row."""
+    return math.prod(row.parallelism.get(degree, 1) for degree in DEGREES)
+
+
+def run(rows: Mapping[str, Row]) -> dict[str, Most]:
+    """The figures of all rows; those of a size share one start of its processes, which takes longer than the steps."""
+    figures: dict[str, Most] = {}
+    for size in sorted({size_of(row) for row in rows.values()}):
+        chosen = {name: row for name, row in rows.items() if size_of(row) == size}
+        print(f"  {size} process(es): {len(chosen)} row(s)", file=sys.stderr)
+        figures |= dict(zip(chosen, run_size(size, list(chosen.values())), strict=True))
+    return {name: figures[name] for name in rows}
+
+
+def run_size(size: int, rows: Sequence[Row]) -> list[Most]:
+    """The figures of rows of one size. Raises RuntimeError with the last words of the first rank that fails."""
     variables = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}", "OMP_NUM_THREADS": "1"}
     variables |= {"GLOO_SOCKET_IFNAME": "lo"}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "benchmarks" / "memory_rank.py"), folder]
-        words = json.dumps(asdict(row))
+        words = json.dumps([asdict(row) for row in rows])
         ranks = [
             subprocess.Popen(
                 [*command, str(rank), str(size), words], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -77,7 +95,8 @@ def run(row: Row) -> list[dict[str, int]]:
         failed = [error.decode()[-2000:] for process, (_, error) in zip(ranks, said, strict=True) if process.returncode]
         if failed:
             raise RuntimeError(failed[0])
-        return [json.loads(out.splitlines()[-1]) for out, _ in said]
+        by_rank = [[json.loads(line) for line in out.splitlines() if line.startswith(b"{")] for out, _ in said]
+        return [{key: max(rank[key] for rank in ranks) for key in ranks[0]} for ranks in zip(*by_rank, strict=True)]
 
 
 def table(heads: Mapping[str, str], rows: Mapping[str, Mapping[str, int]], first: str) -> str:
@@ -85,13 +104,6 @@ def table(heads: Mapping[str, str], rows: Mapping[str, Mapping[str, int]], first
     lines = [f"| {first} | {' | '.join(heads.values())} |", "| --- " * (len(heads) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(f'{row[key] / 1e6:.1f}' for key in heads)} |" for name, row in rows.items()]
     return "\n".join(lines)
-
-
-def measured(name: str, row: Row) -> dict[str, int]:
-    """The most that any rank holds of each kind."""
-    ranks = run(row)
-    print(f"  {name}: {len(ranks)} process(es)", file=sys.stderr)
-    return {key: max(rank[key] for rank in ranks) for key in ranks[0]}
 
 
 def is_meant(name: str, only: Sequence[str] | None) -> bool:
@@ -113,9 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "micro_batch_size": flags.micro_batch_size,
     }
     axes = {
-        name: measured(name, Row(parallelism=dict(section), **sizes))
-        for name, section in ROWS.items()
-        if is_meant(name, flags.only)
+        name: Row(parallelism=dict(section), **sizes) for name, section in ROWS.items() if is_meant(name, flags.only)
     }
     heads = {
         "parameters": "parameters",
@@ -127,14 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "resident": "peak of the process",
     }
     print("MB on the rank that holds the most\n")
-    print(table(heads, axes, "layout"))
+    print(table(heads, run(axes), "layout"), flush=True)
     kinds = {
-        name: measured(name, Row(recompute=dict(section), **sizes))
-        for name, section in RECOMPUTE.items()
-        if is_meant(name, flags.only)
+        name: Row(recompute=dict(section), **sizes) for name, section in RECOMPUTE.items() if is_meant(name, flags.only)
     }
     print("\nMB on one process\n")
-    print(table({"held": "held after forward", "peak": "peak of a step"}, kinds, "recompute"))
+    print(table({"held": "held after forward", "peak": "peak of a step"}, run(kinds), "recompute"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""One rank of a measured run: two micro-batches and an update, and one line of JSON with the bytes it held.
+"""One rank of measured runs: for each row two micro-batches and an update, and a line of JSON with the bytes it held.
 
-Run as `memory_rank.py FOLDER RANK SIZE ROW`, where ROW is JSON of a `Row`.
+Run as `memory_rank.py FOLDER RANK SIZE ROWS`, where ROWS is JSON of a list of `Row`.
 """
 
 import gc
@@ -71,7 +71,7 @@ class Figures:
     peak: int = 0
     """The most of all that forward and backward passes make, at once."""
     resident: int = 0
-    """The most memory of the process, beyond what it had when it had imported everything."""
+    """The most memory of the process, beyond what it had before the row."""
 
 
 class SavedTensors:
@@ -147,6 +147,9 @@ def watched_step(model: Decoder, engine: PlainEngine, rows: Batch) -> Figures:
 
 def measure(row: Row, rank: int, size: int) -> Figures:
     """Build, step, count."""
+    gc.collect()
+    # The kernel's mark of the most memory begins anew.
+    Path("/proc/self/clear_refs").write_text("5")
     start = memory_megabytes("VmRSS")
     config = model_config(row)
     layout = Layout.of(ParallelismConfig.model_validate(row.parallelism), size)
@@ -179,14 +182,15 @@ def measure(row: Row, rank: int, size: int) -> Figures:
     return figures
 
 
-def main(folder: Path, rank: int, size: int, row: Row) -> None:
+def main(folder: Path, rank: int, size: int, rows: list[Row]) -> None:
     """Join the other ranks, measure, print."""
     die_with(os.getppid())
     torch.set_num_threads(1)
     if size > 1:
         store = FileStore(str(folder / "ranks"), size)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    print(json.dumps(vars(measure(row, rank, size))))
+    for row in rows:
+        print(json.dumps(vars(measure(row, rank, size))), flush=True)
     if size > 1:
         dist.barrier()
         gc.collect()
@@ -194,4 +198,4 @@ def main(folder: Path, rank: int, size: int, row: Row) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Row(**json.loads(sys.argv[4])))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), [Row(**row) for row in json.loads(sys.argv[4])])
