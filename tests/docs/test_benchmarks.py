@@ -46,3 +46,21 @@ def test_the_data_path_is_measured(tmp_path: Path) -> None:
     # Two starts and one reading of megatron-core, and its way of preparing: all say why they are not there.
     assert done.stdout.count("left out: FIRSTLIGHT_MEGATRON_PYTHON is not set") == 4
     assert not list((tmp_path / "files").iterdir())
+
+
+def test_memory_is_measured() -> None:
+    words = ["--hidden-size", "64", "--sequence-length", "16", "--micro-batch-size", "1"]
+    words += ["--only", "data_parallel_shard 2, sharded all", "--only", "kept: attention"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "bench_memory.py"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows] == [
+        *("| layout", "| ---", "| data_parallel_shard 2, sharded all"),
+        *("| recompute", "| ---", "| selective, kept: attention"),
+    ]
+    assert all(float(figure.strip(" |")) > 0 for row in (rows[2], rows[5]) for figure in row[1:])

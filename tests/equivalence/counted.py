@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import AdamWConfig, RecomputeConfig
+from firstlight.config.training import AdamWConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
 from firstlight.layout.communication import StepShape, step_traffic
@@ -25,7 +25,7 @@ from firstlight.layout.memory import state_of_rank
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.optim.optimizer import Optimizer, Surroundings
-from firstlight.parallel.apply import build_parallel, copies_in, parameter_names, routers
+from firstlight.parallel.apply import Keeping, build_parallel, copies_in, parameter_names, routers
 from firstlight.parallel.engine import PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
@@ -84,7 +84,7 @@ def run(name: str, folder: Path, rank: int) -> None:
     case = CASES[name]
     torch.set_default_dtype(case.dtype)
     layout = case.layout
-    (model,) = build_parallel(case.model, layout, RecomputeConfig(), device=torch.device("cpu"), seed=5).stages
+    (model,) = build_parallel(case.model, layout, Keeping(), device=torch.device("cpu"), seed=5).stages
     balancing = BiasBalancing(routers(model))
     work = Work(micro_batch_size=2, autocast_dtype=None, sums=RankSums(layout=layout), balancing=balancing)
     engine = PlainEngine(model, work)

@@ -20,14 +20,14 @@ from torch._C._distributed_c10d import FileStore
 
 from firstlight.checkpoint.shards import local_shard
 from firstlight.config.pipeline import SPLITS_BACKWARD
-from firstlight.config.training import AdamWConfig, RecomputeConfig
+from firstlight.config.training import AdamWConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
 from firstlight.layout.stages import stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.router import Routed, TopKRouter
 from firstlight.optim.optimizer import Optimizer, Surroundings
-from firstlight.parallel.apply import LaidOut, build_parallel, copies_in, parameter_names, routers
+from firstlight.parallel.apply import Keeping, LaidOut, build_parallel, copies_in, parameter_names, routers
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
@@ -83,18 +83,14 @@ def observed_choices(router: TopKRouter) -> list[Tensor]:
 def run(name: str, case: Case, place: Place) -> None:
     """Train the case and save `NAME-RANK.safetensors` (blocks) and `.json` (where they lie, figures of each step)."""
     config, layout = MODELS[case.model], case.layout
-    recompute = RecomputeConfig(kind="full" if name.endswith("recomputed") else "none")
+    keeping = Keeping(
+        recompute=case.recompute,
+        offloaded=case.offload.activations,
+        splits_backward=layout.pp > 1 and case.pipeline.schedule in SPLITS_BACKWARD,
+    )
     stages = stages_of(config, case.pipeline, layout.pp, LENGTH)
     mine = [stages[index] for index in stages_on(layout.coordinates(place.rank)["pp"], layout.pp, case.pipeline)]
-    model = build_parallel(
-        config,
-        layout,
-        recompute,
-        stages=mine,
-        splits_backward=layout.pp > 1 and case.pipeline.schedule in SPLITS_BACKWARD,
-        device=torch.device("cpu"),
-        seed=5,
-    )
+    model = build_parallel(config, layout, keeping, stages=mine, device=torch.device("cpu"), seed=5)
     balancing = BiasBalancing(routers(*model.stages))
     engine = engine_of(case, model, balancing)
     around = Surroundings(
@@ -102,6 +98,7 @@ def run(name: str, case: Case, place: Place) -> None:
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=True,
+        keeps_moments_in_host=case.offload.optimizer_state == "host",
         copies=copies_in(layout),
     )
     optimizer = Optimizer(parameter_names(*model.stages), AdamWConfig(learning_rate=0.01, max_grad_norm=0.5), around)

@@ -21,7 +21,7 @@ from transformers.modeling_layers import MtpModel
 from firstlight.base.peers import Alone
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import CheckpointConfig, RecomputeConfig
+from firstlight.config.training import CheckpointConfig
 from firstlight.convert.huggingface import ExportedTokenizer, export
 from firstlight.convert.tensor_layout import to_theirs
 from firstlight.data.tokenizer import END_OF_DOCUMENT, train_tokenizer
@@ -29,7 +29,7 @@ from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, family_of_config_json
 from firstlight.models.router import TopKRouter
-from firstlight.parallel.apply import build_parallel
+from firstlight.parallel.apply import Keeping, build_parallel
 from firstlight.train.state import model_tensors
 from tests.parity.hub_cases import CASES, EXPERTS, EXPORTED, MTP, ROUTER, VOCABULARY, Case
 from tests.parity.hub_families import FAMILY_CASES, FAMILY_MTP
@@ -177,7 +177,7 @@ def test_routers_choose_the_same_experts(pair: Pair) -> None:
 def laid_out(config: ModelConfig) -> Decoder:
     """The model as a run on one rank has it, filled so that no tensor is like another."""
     layout = Layout(dp_replicate=1, dp_shard=1)
-    (model,) = build_parallel(config, layout, RecomputeConfig(), device=torch.device("cpu"), seed=0).stages
+    (model,) = build_parallel(config, layout, Keeping(), device=torch.device("cpu"), seed=0).stages
     randomise(model, seed=0)
     return model.eval()
 

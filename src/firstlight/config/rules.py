@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 from firstlight.config.broken import Broken
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
-from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward
+from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward, MultiHeadLatentAttention
 from firstlight.config.pipeline_rules import PIPELINE_RULES
+from firstlight.config.recompute import ModuleRecompute, NoRecompute, SelectiveRecompute
 from firstlight.config.schema import RunConfig
 from firstlight.config.training import ParallelismConfig
 
@@ -122,6 +123,34 @@ def capacity_is_measured_whole(config: RunConfig, _world_size: int) -> Iterator[
         )
 
 
+def recompute_names_what_there_is(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Ranges begin at a layer, and named modules stand in some layer."""
+    model, recompute = config.model, config.recompute
+    last = model.num_hidden_layers + model.num_mtp_layers - 1
+    ranges = {
+        "recompute.layers": None if isinstance(recompute, NoRecompute) else recompute.layers,
+        "offload.activations": config.offload.activations,
+    }
+    for key, layers in ranges.items():
+        if layers is not None and layers.first > last:
+            yield Broken(
+                path=(*key.split("."), "first"),
+                message=f"{key}.first = {layers.first} comes after the last layer; use at most {last}",
+            )
+    names = {
+        "modules": recompute.modules if isinstance(recompute, ModuleRecompute) else (),
+        "repeated_in": recompute.repeated_in if isinstance(recompute, SelectiveRecompute) else (),
+    }
+    missing = _modules_not_in(model)
+    for key, named in names.items():
+        for name in named:
+            if name in missing:
+                yield Broken(
+                    path=("recompute", key),
+                    message=f"recompute.{key} names {name}, and the model has none; leave it out",
+                )
+
+
 def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """Axes that do not exist yet are refused, never ignored."""
     degree = config.parallelism.context_parallel
@@ -204,12 +233,22 @@ RULES: tuple[Rule, ...] = (
     experts_divide,
     tensors_divide,
     capacity_is_measured_whole,
+    recompute_names_what_there_is,
     axes_are_built,
     axes_fill_the_world,
     batch_divides,
     *PIPELINE_RULES,
     evaluation_has_data,
 )
+
+
+def _modules_not_in(model: ModelConfig) -> set[str]:
+    """Which of the modules that `recompute` can name the model is built without."""
+    feed_forward = model.feed_forward
+    missing = set() if isinstance(model.attention, MultiHeadLatentAttention) else {"latent_up_projection"}
+    if not isinstance(feed_forward, MoeFeedForward):
+        return missing | {"experts", "shared_expert"}
+    return missing if feed_forward.n_shared_experts else missing | {"shared_expert"}
 
 
 def _cut_sizes(model: ModelConfig) -> dict[str, int]:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from firstlight.config.data import DataConfig
 from firstlight.config.model import ModelConfig
+from firstlight.config.recompute import NoRecompute, OffloadConfig, Recompute
 from firstlight.config.section import Section
 from firstlight.config.training import (
     AdamWConfig,
@@ -13,7 +14,6 @@ from firstlight.config.training import (
     ConstantSchedule,
     MonitorConfig,
     ParallelismConfig,
-    RecomputeConfig,
     ResilienceConfig,
     Schedule,
     TrainingConfig,
@@ -29,7 +29,8 @@ class RunConfig(Section):
     optimizer: AdamWConfig
     lr_scheduler: Annotated[Schedule, Field(discriminator="type")] = ConstantSchedule()
     training: TrainingConfig
-    recompute: RecomputeConfig = RecomputeConfig()
+    recompute: Annotated[Recompute, Field(discriminator="kind")] = NoRecompute()
+    offload: OffloadConfig = OffloadConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     resilience: ResilienceConfig = ResilienceConfig()
     monitor: MonitorConfig = MonitorConfig()

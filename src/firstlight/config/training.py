@@ -1,4 +1,4 @@
-"""The sections of a run that are small: parallelism, optimizer, schedule, training, recompute and what guards it."""
+"""The sections of a run that are small: parallelism, optimizer, schedule, training and what guards it."""
 
 from typing import Annotated, Literal
 
@@ -11,6 +11,9 @@ Steps = Annotated[int, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+Sharded = Literal["optimizer", "optimizer+gradients", "all"]
+
+
 class ParallelismConfig(Section):
     """The degree of each axis. Their product, expert_parallel aside, is the number of processes."""
 
@@ -18,6 +21,9 @@ class ParallelismConfig(Section):
     """Copies of the sharded model (HSDP)."""
     data_parallel_shard: Annotated[int, Field(ge=-1)] = -1
     """Ranks over which parameters, gradients and optimizer state are sharded (FSDP2); -1 takes all that are left."""
+    sharded: Sharded = "all"
+    """What data_parallel_shard shards while a step runs: the optimizer's state and the parameters it updates (ZeRO-1),
+    the sums of gradients too (ZeRO-2), or parameters as well, which each layer gathers when it needs them (ZeRO-3)."""
     tensor_parallel: Count = 1
     """Neighbouring ranks over which each layer's matrices are cut, and between layers the sequence."""
     pipeline_parallel: Count = 1
@@ -99,12 +105,6 @@ class TrainingConfig(Section):
     evaluate_samples: Count = 256
     """At most this many sequences of each held-out set."""
     output_folder: AbsolutePath
-
-
-class RecomputeConfig(Section):
-    """Which activations are computed again in the backward pass instead of being kept."""
-
-    kind: Literal["none", "full"] = "none"
 
 
 class CheckpointConfig(Section):

@@ -77,18 +77,19 @@ def _joined(calls: Iterable[Traffic]) -> list[Traffic]:
 
 
 def _parameter_calls(model: ModelConfig, layout: Layout, step: StepShape) -> Iterator[Traffic]:
-    """FSDP: each unit is gathered before its forward and before its backward pass, the root once for both.
-
-    After the last micro-batch gradients are scattered, and summed over replicas.
+    """FSDP: each unit is gathered before its forward and before its backward pass, the root once for both; but once a
+    step unless parameters are sharded. Gradients are scattered after each micro-batch, if they are sharded in between,
+    or after the last one; then they are summed over replicas.
     """
     for (layer, are_experts), blocks in sharding_units(model, layout).items():
         axis = "edp" if are_experts else "shard"
         what = "experts" if are_experts else "parameters"
-        gathers = (1 if layer is None else 2) * step.micro_batches
+        gathers = (1 if layer is None else 2) * step.micro_batches if layout.sharded == "all" else 1
+        scatters = 1 if layout.sharded == "optimizer" else step.micro_batches
         padded = sum(block.padded_rows * block.row_size for block in blocks)
         whole = padded * blocks[0].shards
         yield _calls(f"{what} gathered", "all_gather", axis, gathers, whole * step.number_bytes)
-        yield _calls(f"gradients of {what}", "reduce_scatter", axis, 1, whole * step.sum_bytes)
+        yield _calls(f"gradients of {what}", "reduce_scatter", axis, scatters, whole * step.sum_bytes)
         yield _calls(f"gradients of {what}", "all_reduce", "dp_replicate", 1, padded * step.sum_bytes)
 
 

@@ -9,7 +9,7 @@ hold different experts.
 import math
 from dataclasses import dataclass
 
-from firstlight.config.training import ParallelismConfig
+from firstlight.config.training import ParallelismConfig, Sharded
 
 RANK_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 """The slowest first: the ranks of a tensor group talk most and are neighbours, so they share a node."""
@@ -41,6 +41,7 @@ class Layout:
     ep: int = 1
     pp: int = 1
     cp: int = 1
+    sharded: Sharded = "all"
 
     @classmethod
     def of(cls, parallelism: ParallelismConfig, world_size: int) -> "Layout":
@@ -53,6 +54,7 @@ class Layout:
             ep=parallelism.expert_parallel,
             pp=parallelism.pipeline_parallel,
             cp=parallelism.context_parallel,
+            sharded=parallelism.sharded,
         )
 
     @property

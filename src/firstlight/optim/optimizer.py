@@ -1,7 +1,8 @@
 """AdamW with clipping behind one `step() -> Update`; a step whose gradients are not finite is not applied."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from firstlight.base.report import Update
 from firstlight.config.training import AdamWConfig
+from firstlight.optim.host_moments import HostMoments, parts_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -19,6 +21,7 @@ class Surroundings:
     """What an optimizer needs of the run around it.
 
     `sum_over_ranks`: the sum over all ranks. `copies`: how many of them hold the same block of a gradient.
+    `keeps_moments_in_host`: moments are on the parameters' device during their update only.
     `after_update`: runs after each applied update.
     """
 
@@ -26,6 +29,7 @@ class Surroundings:
     sum_over_ranks: Callable[[Tensor], Tensor]
     after_update: Callable[[], None]
     is_fused: bool
+    keeps_moments_in_host: bool = False
     copies: Callable[[Tensor], int] = lambda _block: 1
 
 
@@ -37,16 +41,11 @@ class Optimizer:
         self._config = config
         self._around = around
         self._updates = 0
-        decayed = [parameter for name, parameter in self._parameters.items() if _is_decayed(name, parameter)]
-        plain = [parameter for name, parameter in self._parameters.items() if not _is_decayed(name, parameter)]
-        self._adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            fused=around.is_fused,
-        )
-        self._create_state()
+        self._decayed = {id(parameter) for name, parameter in self._parameters.items() if _is_decayed(name, parameter)}
+        every = list(self._parameters.values())
+        parts = parts_of(every) if around.keeps_moments_in_host else [every]
+        self._parts = [self._adamw_of(part) for part in parts]
+        self._moments = [HostMoments(adamw, MOMENTS) for adamw in self._parts if around.keeps_moments_in_host]
 
     @property
     def learning_rate(self) -> float:
@@ -62,17 +61,16 @@ class Optimizer:
         is_finite = math.isfinite(grad_norm)
         if is_finite:
             self._clip(grad_norm)
-            for group in self._adamw.param_groups:
-                group["lr"] = self.learning_rate
-            self._adamw.step()
+            self._update()
             self._updates += 1
             self._around.after_update()
-        self._adamw.zero_grad(set_to_none=True)
+        for parameter in self._parameters.values():
+            parameter.grad = None
         return Update(applied=is_finite, grad_norm=grad_norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """The live moments, under `<moment>/<parameter>`."""
-        state = self._adamw.state
+        state = self._state()
         return {
             f"{moment}/{name}": state[parameter][moment]
             for name, parameter in self._parameters.items()
@@ -86,16 +84,37 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue after `updates` applied updates; the moments have been filled through `tensors`."""
         self._updates = state["updates"]
-        for parameter in self._parameters.values():
-            self._adamw.state[parameter]["step"].fill_(self._updates)
+        for moments in self._state().values():
+            moments["step"].fill_(self._updates)
 
-    def _create_state(self) -> None:
-        """Zero moments from the start, so that a checkpoint can be read straight into them."""
-        for parameter in self._parameters.values():
-            self._adamw.state[parameter] = {
+    def _adamw_of(self, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
+        """Of some of the parameters, with zero moments from the start: a checkpoint can be read straight into them."""
+        config = self._config
+        decayed = [parameter for parameter in parameters if id(parameter) in self._decayed]
+        plain = [parameter for parameter in parameters if id(parameter) not in self._decayed]
+        adamw = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            fused=self._around.is_fused,
+        )
+        for parameter in parameters:
+            adamw.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
                 **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
             }
+        return adamw
+
+    def _state(self) -> dict[Tensor, dict[str, Tensor]]:
+        return {parameter: state for adamw in self._parts for parameter, state in adamw.state.items()}
+
+    def _update(self) -> None:
+        for index, adamw in enumerate(self._parts):
+            for group in adamw.param_groups:
+                group["lr"] = self.learning_rate
+            with self._moments[index].on_device() if self._moments else nullcontext():
+                adamw.step()
 
     def _gradients(self) -> list[Tensor]:
         grads = self._whole_gradients()

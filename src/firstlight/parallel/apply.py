@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import RecomputeConfig
+from firstlight.config.recompute import LayerRange, NoRecompute, Recompute
 from firstlight.layout.mesh import Layout
 from firstlight.layout.parameters import sharded_dim
 from firstlight.layout.stages import Stage
@@ -28,7 +27,9 @@ from firstlight.parallel.deferred_weights import defer_weight_gradients
 from firstlight.parallel.device import gradient_sum_dtype
 from firstlight.parallel.embedding_copy import is_copy
 from firstlight.parallel.expert_exchange import place_experts
+from firstlight.parallel.host_activations import offload_activations
 from firstlight.parallel.meshes import Meshes
+from firstlight.parallel.recompute import apply_recompute, layers_in
 from firstlight.parallel.tensor import apply_tensor_parallel
 
 
@@ -43,40 +44,51 @@ class LaidOut:
     """What the backward passes of a schedule that splits them leave for later."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """What becomes of activations and gradients: layers that compute anew, layers whose activations wait in host
+    memory, and whether gradients of weights are left for later."""
+
+    recompute: Recompute = NoRecompute()
+    offloaded: LayerRange | None = None
+    splits_backward: bool = False
+
+
 def build_parallel(
     config: ModelConfig,
     layout: Layout,
-    recompute: RecomputeConfig,
+    keeping: Keeping,
     *,
     stages: Sequence[Stage] = (),
-    splits_backward: bool = False,
     device: torch.device,
     seed: int,
 ) -> LaidOut:
     """The model of `config`, laid out over the ranks and initialised from `seed`; of a pipeline the `stages` here."""
     meshes = Meshes.of(layout, device) if layout.world_size > 1 else None
-    store = WeightGradients() if splits_backward else None
-    decoders = [
-        _build(config, meshes, recompute, stage=stage, store=store, device=device, seed=seed)
-        for stage in stages or (None,)
-    ]
+    store = WeightGradients() if keeping.splits_backward else None
+    decoders = []
+    for stage in stages or (None,):
+        model = _laid_out(config, meshes, keeping, stage=stage, store=store)
+        if meshes is not None:
+            _shard(model, meshes, gradient_sum_dtype(device), reshards=layout.sharded == "all")
+        model.allocate(device)
+        _initialise(model, std=config.initializer_range, seed=seed)
+        decoders.append(model)
     group = meshes.parameters["pp"].get_group() if meshes is not None and layout.pp > 1 else None
     return LaidOut(stages=decoders, pipeline_group=group, weight_gradients=store)
 
 
-def _build(
+def _laid_out(
     config: ModelConfig,
     meshes: Meshes | None,
-    recompute: RecomputeConfig,
+    keeping: Keeping,
     *,
     stage: Stage | None,
     store: WeightGradients | None,
-    device: torch.device,
-    seed: int,
 ) -> Decoder:
     """1. built without memory, 2. products that leave the gradients of weights for later, 3. experts dealt out, 4. the
-    rest cut over tensor groups, 5. recomputation round each layer, 6. parameters sharded layer by layer, 7. memory for
-    this rank's shards, 8. their initial values.
+    rest cut over tensor groups, 5. recomputation round each layer and offloading round that. Parameters sharded layer
+    by layer, memory for this rank's shards and their initial values follow.
     """
     with torch.device("meta"):
         model = family_of(config).build(config, stage)
@@ -87,13 +99,9 @@ def _build(
             place_experts(mixture, meshes.experts["ep"])
     if meshes is not None and meshes.parameters["tp"].size() > 1:
         apply_tensor_parallel(model, meshes.parameters["tp"])
-    units = units_of(model)
-    if recompute.kind == "full":
-        apply_activation_checkpointing(model, check_fn=lambda module: module in units)
-    if meshes is not None:
-        _shard(model, meshes, gradient_sum_dtype(device))
-    model.allocate(device)
-    _initialise(model, std=config.initializer_range, seed=seed)
+    apply_recompute(model, keeping.recompute)
+    if keeping.offloaded is not None:
+        offload_activations(model, layers_in(model, keeping.offloaded))
     return model
 
 
@@ -139,15 +147,15 @@ def _mixtures(model: nn.Module) -> list[MixtureOfExperts]:
     return [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
 
 
-def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype) -> None:
+def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype, *, reshards: bool) -> None:
     policy = MixedPrecisionPolicy(reduce_dtype=sum_dtype)
+    units: list[tuple[nn.Module, DeviceMesh]] = [(unit, meshes.sharding()) for unit in units_of(model)]
     if meshes.have_experts_apart():
-        for mixture in _mixtures(model):
-            mesh = meshes.expert_sharding()
-            fully_shard(mixture.experts, mesh=mesh, mp_policy=policy, shard_placement_fn=_placement(mesh))
-    for unit in units_of(model):
-        mesh = meshes.sharding()
-        fully_shard(unit, mesh=mesh, mp_policy=policy, shard_placement_fn=_placement(mesh))
+        units = [(mixture.experts, meshes.expert_sharding()) for mixture in _mixtures(model)] + units
+    for unit, mesh in units:
+        fully_shard(
+            unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshards, shard_placement_fn=_placement(mesh)
+        )
     fully_shard(model, mesh=meshes.sharding(), mp_policy=policy)
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from firstlight.base.errors import InputError
+from firstlight.config.recompute import OffloadConfig
 
 _FUSED_ADAMW = ("cpu", "cuda", "mps", "xpu")
 _PROBE_SIZE = 1024
@@ -49,6 +50,17 @@ def gradient_sum_dtype(device: torch.device) -> torch.dtype:
     result, and every layout trains alike. Accelerators, where fp64 is slow and doubles the traffic, use fp32.
     """
     return torch.float64 if device.type == "cpu" else torch.float32
+
+
+def require_memory_apart(device: torch.device, offload: OffloadConfig) -> None:
+    """Raise InputError when something is to wait in host memory and the device has no other."""
+    moved = {
+        "offload.activations": (offload.activations is not None, "null"),
+        "offload.optimizer_state": (offload.optimizer_state == "host", "device"),
+    }
+    for key, (is_moved, instead) in moved.items():
+        if is_moved and device.type == "cpu":
+            raise InputError(f"{key} moves to host memory, and this run's device, the CPU, has no other; use {instead}")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

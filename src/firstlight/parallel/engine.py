@@ -40,7 +40,7 @@ class PlainEngine:
     def __init__(self, model: Decoder, work: Work) -> None:
         self._model = model
         self._work = work
-        self._gradients = gradient_sum(model)
+        self._gradients = gradient_sum(model, work.sums.layout.sharded)
         self._device = next(model.parameters()).device
 
     def forward_backward(self, batch: HostBatch) -> LossReport:
@@ -64,6 +64,7 @@ class PlainEngine:
         rows, layout = Rows.of(batch, self._device), self._work.sums.layout
         parts = rows.micro_batches(self._work.micro_batch_size)
         lm = sum(float(self._forward(part, predicts_ahead=False).lm) for part in parts)
+        self._gradients.rest()
         return lm / layout.tp, float(rows.mask.sum()) / layout.readers
 
     def _forward(self, rows: Rows, *, predicts_ahead: bool = True) -> LossSums:

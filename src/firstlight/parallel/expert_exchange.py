@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed._functional_collectives import all_to_all_single, wait_tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard
 
@@ -27,8 +28,8 @@ class ExpertExchange:
         """As `run_here`, with the experts of the group's first rank first. The results are on their way back then."""
         ranks = self._group.size()
         sent_rl = segments.counts_e.view(ranks, -1)
-        arriving_rl = torch.empty_like(sent_rl)
-        dist.all_to_all_single(arriving_rl, sent_rl, group=self._group)
+        # Functional, as all collectives inside of layers: recomputation can keep what such a one returns.
+        arriving_rl = wait_tensor(all_to_all_single(sent_rl, None, None, self._group))
         # The sizes of buffers: one wait for the device in each direction's stead.
         sent, arriving = sent_rl.sum(1).tolist(), arriving_rl.sum(1).tolist()
         rows_md = RowsInFlight.begun(self._group, rows_nd, sent=sent, arriving=arriving).arrived()

@@ -1,9 +1,10 @@
-"""Sums a step's gradients over its micro-batches, so that one reduction over the ranks follows."""
+"""Sums a step's gradients over its micro-batches and ranks, and says what is whole on a rank in between."""
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+from firstlight.config.training import Sharded
 from firstlight.parallel.copied import CopiedGradients
 from firstlight.parallel.device import gradient_sum_dtype
 
@@ -11,25 +12,68 @@ _EXACT_TERMS = 2
 """Two fp32 numbers have one sum, in whatever order; from three on the order shows."""
 
 
-class ShardedGradients:
-    """FSDP sums them itself, in its reduction's type: it only must be told which micro-batch is the last.
+class ShardSum:
+    """One FSDP unit's sum over micro-batches of what it reduced, in the reduction's type.
 
-    What it does not sum is what copies of a parameter in a tensor group have collected.
+    FSDP itself would round each micro-batch to the parameters' type and add in that.
     """
 
-    def __init__(self, model: FSDPModule) -> None:
+    def __init__(self) -> None:
+        self.is_last = True
+        self._total: Tensor | None = None
+
+    def __call__(self, reduced: Tensor) -> None:
+        """Called with this rank's shard of a micro-batch's gradients; makes it the sum so far."""
+        if self._total is not None:
+            reduced.add_(self._total)
+        self._total = None if self.is_last else reduced
+
+
+class ShardedGradients:
+    """FSDP sums over ranks. `sharded` says when, and with it what a rank holds from one micro-batch to the next.
+
+    `optimizer`: whole sums of gradients, reduced once after the last micro-batch. Otherwise each micro-batch is reduced
+    to this rank's shard; over replicas of the shards it is summed once. But with `all`, parameters stay gathered
+    through the step. What copies of a parameter in a tensor group have collected is summed at the end.
+    """
+
+    def __init__(self, model: nn.Module, sharded: Sharded) -> None:
+        assert isinstance(model, FSDPModule), "a model that FSDP shards"
         self._model = model
-        assert isinstance(model, nn.Module)
         self._copied = CopiedGradients(model)
+        self._units = [unit for unit in model.modules() if isinstance(unit, FSDPModule)]
+        self._reduces_each = sharded != "optimizer"
+        self._keeps_gathered = sharded != "all"
+        self._parameters = list(model.parameters())
+        first = self._parameters[0]
+        self._sums: list[ShardSum] = []
+        if self._reduces_each and gradient_sum_dtype(first.device) != first.dtype:
+            for unit in self._units:
+                self._sums.append(ShardSum())
+                unit.set_all_reduce_hook(self._sums[-1])
 
     def before(self, index: int, count: int) -> None:
         """Called before the forward pass of micro-batch `index` of `count`."""
-        self._model.set_requires_gradient_sync(index == count - 1)
+        is_last = index == count - 1
+        self._model.set_requires_gradient_sync(is_last or self._reduces_each)
+        self._model.set_requires_all_reduce(is_last)
+        self._model.set_reshard_after_backward(is_last or not self._keeps_gathered)
+        for part in self._sums:
+            part.is_last = is_last
 
     def after(self, index: int, count: int) -> None:
-        """Called after its backward pass."""
-        if index == count - 1:
+        """Called after its backward pass. What `ShardSum` holds must not be added once more by FSDP."""
+        is_last = index == count - 1
+        if self._sums and not is_last:
+            for parameter in self._parameters:
+                parameter.grad = None
+        if is_last:
             self._copied.sum()
+
+    def rest(self) -> None:
+        """Called when no backward pass will follow: let go of what is gathered, or it would outlive its shards."""
+        for unit in self._units:
+            unit.reshard()
 
 
 class WholeGradients:
@@ -57,13 +101,16 @@ class WholeGradients:
         if index == count - 1:
             self._sums = []
 
+    def rest(self) -> None:
+        """Nothing is gathered."""
+
 
 GradientSum = ShardedGradients | WholeGradients
 
 
-def gradient_sum(model: nn.Module) -> GradientSum:
+def gradient_sum(model: nn.Module, sharded: Sharded = "all") -> GradientSum:
     """The way in which `model`'s gradients are summed."""
-    return ShardedGradients(model) if isinstance(model, FSDPModule) else WholeGradients(model)
+    return ShardedGradients(model, sharded) if isinstance(model, FSDPModule) else WholeGradients(model)
 
 
 def _plus(total: Tensor | None, grad: Tensor | None, dtype: torch.dtype) -> Tensor | None:

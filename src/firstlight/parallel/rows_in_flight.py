@@ -20,7 +20,7 @@ class RowsInFlight:
     def __init__(self, group: dist.ProcessGroup, *, sent: Sizes, arriving: Sizes) -> None:
         self._group = group
         self._sent, self._arriving = sent, arriving
-        self._under_way: tuple[dist.Work, Tensor, Tensor] | None = None
+        self._under_way: tuple[Tensor, Tensor] | None = None
         self._rows: Tensor | None = None
 
     @classmethod
@@ -40,19 +40,19 @@ class RowsInFlight:
         """The buffer that rows will be in after `wait`."""
         sent, arriving = (self._arriving, self._sent) if is_way_back else (self._sent, self._arriving)
         rows_nd = rows_nd.contiguous()
-        buffer = rows_nd.new_empty((sum(arriving), *rows_nd.shape[1:]))
-        work = dist.all_to_all_single(buffer, rows_nd, arriving, sent, group=self._group, async_op=True)
+        # Functional, as all collectives inside of layers: recomputation can keep what such a one returns.
+        buffer: Tensor = torch.ops._c10d_functional.all_to_all_single(rows_nd, arriving, sent, self._group.group_name)
         # What is sent must not be freed before it is gone.
-        self._under_way = work, rows_nd, buffer
+        self._under_way = rows_nd, buffer
         return buffer
 
     def wait(self) -> Tensor:
         """The buffer that `begin` gave last, filled."""
         assert self._under_way is not None, "the ends of a flight come in turn"
-        work, _, buffer = self._under_way
-        work.wait()
+        _, buffer = self._under_way
         self._under_way = None
-        return buffer
+        out: Tensor = torch.ops._c10d_functional.wait_tensor(buffer)
+        return out
 
 
 class _Begin(torch.autograd.Function):

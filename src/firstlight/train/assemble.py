@@ -31,8 +31,21 @@ from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
 from firstlight.optim.optimizer import Optimizer, Surroundings
 from firstlight.optim.schedule import learning_rate_schedule
-from firstlight.parallel.apply import LaidOut, buffer_names, build_parallel, copies_in, parameter_names, routers
-from firstlight.parallel.device import has_fused_adamw, measure_peak_flops, peak_memory_bytes
+from firstlight.parallel.apply import (
+    Keeping,
+    LaidOut,
+    buffer_names,
+    build_parallel,
+    copies_in,
+    parameter_names,
+    routers,
+)
+from firstlight.parallel.device import (
+    has_fused_adamw,
+    measure_peak_flops,
+    peak_memory_bytes,
+    require_memory_apart,
+)
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
@@ -114,13 +127,17 @@ def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
 def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, TrainState]:
     """Build the run on this rank. Collective: every rank builds its part."""
     torch.use_deterministic_algorithms(config.training.deterministic)
+    require_memory_apart(place.device, config.offload)
     layout = Layout.of(config.parallelism, place.world.size)
     model = build_parallel(
         config.model,
         layout,
-        config.recompute,
+        Keeping(
+            recompute=config.recompute,
+            offloaded=config.offload.activations,
+            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
+        ),
         stages=_stages(config, layout, place.world.rank),
-        splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
         device=place.device,
         seed=config.training.seed,
     )
@@ -198,6 +215,7 @@ def _optimizer(config: RunConfig, layout: Layout, model: LaidOut, balancing: Bia
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=has_fused_adamw(device),
+        keeps_moments_in_host=config.offload.optimizer_state == "host",
         copies=copies_in(layout),
     )
     return Optimizer(parameter_names(*model.stages), config.optimizer, around)

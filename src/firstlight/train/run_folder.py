@@ -18,7 +18,7 @@ from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
 from firstlight.data.tokenizer import OTHER_LIBRARIES, load_tokenizer, tokenizer_file
 
-_FREE_SECTIONS = ("parallelism", "recompute", "checkpoint", "resilience", "monitor")
+_FREE_SECTIONS = ("parallelism", "recompute", "offload", "checkpoint", "resilience", "monitor")
 """Sections that may change when a run goes on: they say how it is computed and watched, not what."""
 
 _FREE_KEYS = (

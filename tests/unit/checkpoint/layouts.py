@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from firstlight.checkpoint.shards import local_shard
-from firstlight.config.training import AdamWConfig, RecomputeConfig
+from firstlight.config.training import AdamWConfig
 from firstlight.layout.mesh import Layout
 from firstlight.optim.optimizer import Optimizer, Surroundings
-from firstlight.parallel.apply import build_parallel, parameter_names
+from firstlight.parallel.apply import Keeping, build_parallel, parameter_names
 from firstlight.train.state import model_tensors
 from tests.unit.checkpoint.group import as_rank
 from tests.unit.models.tiny_model import deepseek
@@ -58,7 +58,7 @@ def rank_state(layout: Layout, rank: int, *, step: int) -> LaidOut:
     """What `rank` of `layout` holds of the state after `step` steps."""
     with as_rank(rank, layout.world_size):
         (model,) = build_parallel(
-            deepseek(multi_token_prediction={}), layout, RecomputeConfig(), device=torch.device("cpu"), seed=1
+            deepseek(multi_token_prediction={}), layout, Keeping(), device=torch.device("cpu"), seed=1
         ).stages
         around = Surroundings(
             learning_rate=lambda _: 0.1,

@@ -178,6 +178,35 @@ CASES = (
         line="parallelism.context_parallel = 2 is not available yet; use 1",
     ),
     Case(
+        rule=rules.recompute_names_what_there_is,
+        overrides=("recompute={kind: full, layers: {first: 30}}",),
+        line="recompute.layers.first = 30 comes after the last layer; use at most 2",
+    ),
+    Case(
+        rule=rules.recompute_names_what_there_is,
+        overrides=("offload={activations: {first: 30}}",),
+        line="offload.activations.first = 30 comes after the last layer; use at most 2",
+    ),
+    Case(
+        rule=rules.recompute_names_what_there_is,
+        overrides=(
+            "model.multi_token_prediction=null",
+            "model.family=llama",
+            f"model.attention={GQA}",
+            "model.feed_forward={kind: dense, intermediate_size: 64}",
+            "recompute={kind: modules, modules: [attention, experts]}",
+        ),
+        line="recompute.modules names experts, and the model has none; leave it out",
+    ),
+    Case(
+        rule=rules.recompute_names_what_there_is,
+        overrides=(
+            "model.feed_forward.n_shared_experts=0",
+            "recompute={kind: selective, repeated_in: [shared_expert]}",
+        ),
+        line="recompute.repeated_in names shared_expert, and the model has none; leave it out",
+    ),
+    Case(
         rule=rules.axes_fill_the_world,
         overrides=("parallelism.data_parallel_replicate=3",),
         world_size=4,

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import RecomputeConfig
+from firstlight.config.recompute import FullRecompute, NoRecompute
 from firstlight.layout.mesh import Layout
 from firstlight.models.decoder import Decoder
 from firstlight.models.initialization import initial_slice
-from firstlight.parallel.apply import buffer_names, build_parallel, parameter_names, routers
+from firstlight.parallel.apply import Keeping, buffer_names, build_parallel, parameter_names, routers
 from tests.unit.models.tiny_model import deepseek, llama, meta_model, random_tokens, randomise
 
 CONFIG = deepseek(multi_token_prediction={}, initializer_range=0.05)
@@ -17,8 +17,8 @@ ALONE = Layout(dp_replicate=1, dp_shard=1)
 
 
 def built(config: ModelConfig = CONFIG, *, recompute: str = "none", seed: int = 3) -> Decoder:
-    section = RecomputeConfig.model_validate({"kind": recompute})
-    (model,) = build_parallel(config, ALONE, section, device=torch.device("cpu"), seed=seed).stages
+    keeping = Keeping(recompute=FullRecompute() if recompute == "full" else NoRecompute())
+    (model,) = build_parallel(config, ALONE, keeping, device=torch.device("cpu"), seed=seed).stages
     return model
 
 
