@@ -53,6 +53,21 @@ _EIGHT: Mapping[str, Layout] = {
     "tp4_dp2_ep8": Layout(tp=4, dp_shard=2, ep=8),
     "tp2_dp2_replicated_ep2": Layout(tp=2, dp_shard=2, dp_replicate=2, ep=2),
 }
+_CONTEXT: Mapping[str, Layout] = {
+    "cp2_ring": Layout(cp=2),
+    "cp2_all_to_all": Layout(cp=2, cp_heads=2),
+    "cp4_ring": Layout(cp=4),
+    "cp4_all_to_all": Layout(cp=4, cp_heads=4),
+    "cp4_mixed": Layout(cp=4, cp_heads=2),
+    "cp2_ring_tp2": Layout(cp=2, tp=2),
+    "cp2_all_to_all_tp2": Layout(cp=2, cp_heads=2, tp=2),
+    "cp2_ring_dp2": Layout(cp=2, dp_shard=2),
+    "cp2_ring_ep2": Layout(cp=2, ep=2),
+    "cp2_ring_dp2_ep4": Layout(cp=2, dp_shard=2, ep=4),
+    "cp4_mixed_tp2_ep8": Layout(cp=4, cp_heads=2, tp=2, ep=8),
+    "cp2_ring_tp2_dp2_ep4": Layout(cp=2, tp=2, dp_shard=2, ep=4),
+    "cp2_all_to_all_dp2_replicated": Layout(cp=2, cp_heads=2, dp_shard=2, dp_replicate=2),
+}
 
 
 def _has_experts(family: str) -> bool:
@@ -82,5 +97,8 @@ CASES: Mapping[str, Case] = {
     "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
     "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"], is_slow=True),
     "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"], is_slow=True),
+    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _CONTEXT.items()},
+    **{f"llama_{name}": Case(model="llama", layout=layout) for name, layout in _CONTEXT.items() if "ep" not in name},
+    **{f"gpt_oss_{name}": Case(model="gpt_oss", layout=layout) for name, layout in _CONTEXT.items()},
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
 }

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from firstlight.layout.context import positions_of
 from tests.equivalence.layouts import CASES, Case
-from tests.equivalence.rank import MICRO_BATCH, STEPS
+from tests.equivalence.rank import LENGTH, MICRO_BATCH, STEPS
 from tests.runs import environment
 
 TOLERANCE = 1e-9
@@ -112,11 +113,15 @@ def _choices(ranks: list[Saved], case: Case, step: int) -> Tensor:
     layers = sum(key.startswith("bias") for key in ranks[0].blocks)
     if not layers:
         return torch.zeros(0)
+    layout = case.layout
+    # A context group has the positions in the order of its ranks, a tensor group those of its context rank.
+    spans = [span for place in range(layout.cp) for span in positions_of(place, layout, LENGTH)]
+    in_order = torch.cat([torch.arange(span.start, span.stop) for span in spans]).argsort()
     by_data_rank = []
-    for first in range(0, len(ranks), case.layout.tp):
-        group = ranks[first : first + case.layout.tp]
+    for first in range(0, len(ranks), layout.cp * layout.tp):
+        group = ranks[first : first + layout.cp * layout.tp]
         parts = [_by_layer(saved, step, layers) for saved in group]
-        by_data_rank.append(torch.cat(parts, dim=2))
+        by_data_rank.append(torch.cat(parts, dim=2)[:, :, in_order])
     return torch.cat(by_data_rank, dim=1).sort(-1).values
 
 

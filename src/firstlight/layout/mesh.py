@@ -9,6 +9,7 @@ hold different experts.
 import math
 from dataclasses import dataclass
 
+from firstlight.config.context import head_degree
 from firstlight.config.training import ParallelismConfig
 
 RANK_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
@@ -41,6 +42,8 @@ class Layout:
     ep: int = 1
     pp: int = 1
     cp: int = 1
+    cp_heads: int = 1
+    """The ranks of a context group that exchange positions for heads are neighbours: so many of its cp."""
 
     @classmethod
     def of(cls, parallelism: ParallelismConfig, world_size: int) -> "Layout":
@@ -53,6 +56,7 @@ class Layout:
             ep=parallelism.expert_parallel,
             pp=parallelism.pipeline_parallel,
             cp=parallelism.context_parallel,
+            cp_heads=head_degree(parallelism.context, parallelism.context_parallel),
         )
 
     @property
@@ -69,6 +73,11 @@ class Layout:
     def expert_shape(self) -> tuple[int, ...]:
         """The degrees of EXPERT_AXES."""
         return self.pp, self.dp_replicate, self.dp_shard * self.cp * self.tp // self.ep, self.ep
+
+    @property
+    def cp_ring(self) -> int:
+        """The size of the rings in which keys and values travel."""
+        return self.cp // self.cp_heads
 
     @property
     def world_size(self) -> int:

@@ -18,9 +18,11 @@ from firstlight.models.family import family_of, units_of
 from firstlight.models.initialization import initial_slice
 from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
+from firstlight.parallel.context import apply_context_parallel
 from firstlight.parallel.device import gradient_sum_dtype
 from firstlight.parallel.expert_exchange import place_experts
 from firstlight.parallel.meshes import Meshes
+from firstlight.parallel.parts import measure_whole_sequences
 from firstlight.parallel.tensor import apply_tensor_parallel
 
 
@@ -29,8 +31,9 @@ def build_parallel(
 ) -> Decoder:
     """The model of `config`, laid out over the ranks and initialised from `seed`.
 
-    1. built without memory, 2. experts dealt out, 3. the rest cut over tensor groups, 4. recomputation round each
-    layer, 5. parameters sharded layer by layer, 6. memory for this rank's shards, 7. their initial values.
+    1. built without memory, 2. experts dealt out, 3. the rest cut over tensor groups, 4. sequences cut over context
+    groups, 5. recomputation round each layer, 6. parameters sharded layer by layer, 7. memory for this rank's shards,
+    8. their initial values.
     """
     with torch.device("meta"):
         model = family_of(config).build(config)
@@ -40,6 +43,10 @@ def build_parallel(
             place_experts(mixture, meshes.experts["ep"])
     if meshes is not None and layout.tp > 1:
         apply_tensor_parallel(model, meshes.parameters["tp"])
+    if meshes is not None and meshes.context is not None:
+        apply_context_parallel(model, layout, meshes.context)
+    if meshes is not None:
+        measure_whole_sequences(model, meshes.of_parts())
     units = units_of(model)
     if recompute.kind == "full":
         apply_activation_checkpointing(model, check_fn=lambda module: module in units)
