@@ -7,7 +7,7 @@ from firstlight.config.model import ModelConfig
 from firstlight.layout.mesh import Layout
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, of_family
 
-MODELS: Mapping[str, ModelConfig] = {
+_SINGLE: Mapping[str, ModelConfig] = {
     "llama": llama(initializer_range=0.1),
     "tied": llama(initializer_range=0.1, tie_word_embeddings=True),
     "deepseek": deepseek(
@@ -17,6 +17,10 @@ MODELS: Mapping[str, ModelConfig] = {
     ),
     **{family: of_family(family, initializer_range=0.1) for family in OTHER_FAMILIES},
 }
+PACKED: Mapping[str, str] = {model: f"{model}_packed" for model in ("llama", "deepseek", "gpt_oss")}
+"""The names under which models read rows of several documents."""
+
+MODELS: Mapping[str, ModelConfig] = {**_SINGLE, **{packed: _SINGLE[model] for model, packed in PACKED.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,13 @@ _CONTEXT: Mapping[str, Layout] = {
     "cp2_ring_tp2_dp2_ep4": Layout(cp=2, tp=2, dp_shard=2, ep=4),
     "cp2_all_to_all_dp2_replicated": Layout(cp=2, cp_heads=2, dp_shard=2, dp_replicate=2),
 }
+_CONTEXT_QUICK = (
+    "llama_cp2_ring",
+    "deepseek_cp2_all_to_all",
+    "gpt_oss_packed_cp2_ring",
+    "deepseek_cp4_mixed",
+    "gpt_oss_cp2_ring_tp2",
+)
 
 
 def _has_experts(family: str) -> bool:
@@ -97,8 +108,18 @@ CASES: Mapping[str, Case] = {
     "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
     "deepseek_tp2_recomputed": Case(model="deepseek", layout=_TENSOR["tp2"], is_slow=True),
     "deepseek_ep2_recomputed": Case(model="deepseek", layout=_EXPERT["ep2"], is_slow=True),
-    **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _CONTEXT.items()},
-    **{f"llama_{name}": Case(model="llama", layout=layout) for name, layout in _CONTEXT.items() if "ep" not in name},
-    **{f"gpt_oss_{name}": Case(model="gpt_oss", layout=layout) for name, layout in _CONTEXT.items()},
+    **{
+        f"{model}_{name}": Case(model=model, layout=layout, is_slow=f"{model}_{name}" not in _CONTEXT_QUICK)
+        for model in ("llama", "deepseek", "gpt_oss", *PACKED.values())
+        for name, layout in _CONTEXT.items()
+        if layout.ep == 1 or _has_experts(model)
+    },
+    **{
+        f"{family}_cp4_mixed": Case(model=family, layout=_CONTEXT["cp4_mixed"], is_slow=True)
+        for family in OTHER_FAMILIES
+        if family != "gpt_oss"
+    },
+    "deepseek_cp2_ring_recomputed": Case(model="deepseek", layout=_CONTEXT["cp2_ring"], is_slow=True),
+    "deepseek_cp2_all_to_all_recomputed": Case(model="deepseek", layout=_CONTEXT["cp2_all_to_all"], is_slow=True),
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
 }

@@ -31,7 +31,7 @@ from firstlight.parallel.apply import build_parallel, copies_in, parameter_names
 from firstlight.parallel.engine import PlainEngine
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
-from tests.equivalence.layouts import CASES, MODELS
+from tests.equivalence.layouts import CASES, MODELS, PACKED
 
 STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
 TIMEOUT = timedelta(seconds=180)
@@ -45,15 +45,20 @@ class Place:
     rank: int
 
 
-def batch(step: int, *, data_rank: int, data_size: int) -> Batch:
-    """This rank's rows of a global batch whose mask leaves each row another number of targets."""
+def batch(step: int, *, data_rank: int, data_size: int, is_packed: bool = False) -> Batch:
+    """This rank's rows of a global batch whose mask leaves each row another number of targets.
+
+    Packed, each row is several documents that stand for themselves, a few as short as one token.
+    """
     source = np.random.default_rng(step)
     tokens = source.integers(0, 96, (ROWS, LENGTH + 1))
     mask = (source.random((ROWS, LENGTH)) < 0.8).astype(np.float32)
     share = ROWS // data_size
     mine = slice(data_rank * share, (data_rank + 1) * share)
-    tokens, mask = tokens[mine], mask[mine]
-    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=mask > 1, samples=ROWS)
+    begins = source.random((ROWS, LENGTH + 1)) < (0.25 if is_packed else 0)
+    mask[begins[:, 1:]] = 0
+    tokens, mask, begins = tokens[mine], mask[mine], begins[mine, :-1]
+    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=begins, samples=ROWS)
 
 
 def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
@@ -92,7 +97,12 @@ def run(case: str, layout: Layout, model_name: str, place: Place) -> None:
     for step in range(STEPS):
         choices.clear()
         report = engine.forward_backward(
-            batch(step, data_rank=layout.data_rank(place.rank), data_size=layout.data_size)
+            batch(
+                step,
+                data_rank=layout.data_rank(place.rank),
+                data_size=layout.data_size,
+                is_packed=model_name in PACKED.values(),
+            )
         )
         for name, parameter in parameter_names(model).items():
             assert parameter.grad is not None, name

@@ -115,8 +115,9 @@ def _choices(ranks: list[Saved], case: Case, step: int) -> Tensor:
         return torch.zeros(0)
     layout = case.layout
     # A context group has the positions in the order of its ranks, a tensor group those of its context rank.
-    spans = [span for place in range(layout.cp) for span in positions_of(place, layout, LENGTH)]
-    in_order = torch.cat([torch.arange(span.start, span.stop) for span in spans]).argsort()
+    sizes = {"ring_size": layout.cp_ring, "heads_size": layout.cp_heads}
+    spans = [span for place in range(layout.cp) for span in positions_of(place, **sizes, length=LENGTH)]
+    in_order = torch.tensor([position for span in spans for position in span]).argsort()
     by_data_rank = []
     for first in range(0, len(ranks), layout.cp * layout.tp):
         group = ranks[first : first + layout.cp * layout.tp]

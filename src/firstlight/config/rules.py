@@ -2,22 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from firstlight.config.broken import Broken
+from firstlight.config.context_rules import CONTEXT_RULES
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward
 from firstlight.config.schema import RunConfig
-from firstlight.config.source import KeyPath
 from firstlight.config.training import ParallelismConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Broken:
-    """A broken rule: what is wrong and what would do, and the key to point at."""
-
-    path: KeyPath
-    message: str
-
 
 _FIXED_AXES = ("tensor_parallel", "context_parallel", "pipeline_parallel", "data_parallel_replicate")
 """All but data_parallel_shard, which can take what these leave."""
@@ -119,27 +110,29 @@ def tensors_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
 
 
 def capacity_is_measured_whole(config: RunConfig, _world_size: int) -> Iterator[Broken]:
-    """An expert's capacity is a share of a micro-batch, of which a rank of a tensor group routes a part."""
-    feed_forward, degree = config.model.feed_forward, config.parallelism.tensor_parallel
-    if not isinstance(feed_forward, MoeFeedForward) or degree == 1:
+    """An expert's capacity is a share of a micro-batch, of which a rank that has a part of each sequence routes a
+    part."""
+    feed_forward = config.model.feed_forward
+    if not isinstance(feed_forward, MoeFeedForward) or feed_forward.router.capacity_factor is None:
         return
-    if feed_forward.router.capacity_factor is not None:
-        yield Broken(
-            path=("model", "feed_forward", "router", "capacity_factor"),
-            message=f"model.feed_forward.router.capacity_factor = {feed_forward.router.capacity_factor} does not go "
-            f"with parallelism.tensor_parallel = {degree}; use null, or tensor_parallel 1",
-        )
+    for axis in ("tensor_parallel", "context_parallel"):
+        degree = getattr(config.parallelism, axis)
+        if degree > 1:
+            yield Broken(
+                path=("model", "feed_forward", "router", "capacity_factor"),
+                message=f"model.feed_forward.router.capacity_factor = {feed_forward.router.capacity_factor} does not "
+                f"go with parallelism.{axis} = {degree}; use null, or {axis} 1",
+            )
 
 
 def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """Axes that do not exist yet are refused, never ignored."""
-    for axis in ("pipeline_parallel", "context_parallel"):
-        degree = getattr(config.parallelism, axis)
-        if degree > 1:
-            yield Broken(
-                path=("parallelism", axis),
-                message=f"parallelism.{axis} = {degree} is not available yet; use 1",
-            )
+    degree = config.parallelism.pipeline_parallel
+    if degree > 1:
+        yield Broken(
+            path=("parallelism", "pipeline_parallel"),
+            message=f"parallelism.pipeline_parallel = {degree} is not available yet; use 1",
+        )
 
 
 def axes_fill_the_world(config: RunConfig, world_size: int) -> Iterator[Broken]:
@@ -217,6 +210,7 @@ RULES: tuple[Rule, ...] = (
     axes_are_built,
     axes_fill_the_world,
     batch_divides,
+    *CONTEXT_RULES,
     evaluation_has_data,
 )
 

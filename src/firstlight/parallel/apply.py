@@ -44,7 +44,7 @@ def build_parallel(
     if meshes is not None and layout.tp > 1:
         apply_tensor_parallel(model, meshes.parameters["tp"])
     if meshes is not None and meshes.context is not None:
-        apply_context_parallel(model, layout, meshes.context)
+        apply_context_parallel(model, meshes.context)
     if meshes is not None:
         measure_whole_sequences(model, meshes.of_parts())
     units = units_of(model)

@@ -14,7 +14,6 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from firstlight.config.model import Attention
 from firstlight.layout.context import positions_of
-from firstlight.layout.mesh import Layout
 from firstlight.models.attention import GroupedQuery, MultiHeadLatent
 from firstlight.models.decoder import Decoder
 from firstlight.models.places import Inputs, Places, inputs_here
@@ -26,9 +25,9 @@ from firstlight.parallel.ring import Ring, ring_attention
 class ContextInputs:
     """Reads whole rows and keeps this rank's positions of them. Which documents there are stays known of whole rows."""
 
-    def __init__(self, layout: Layout, context_place: int) -> None:
-        self._layout = layout
-        self._place = context_place
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self._ring_size, self._heads_size = mesh["ring"].size(), mesh["heads"].size()
+        self._place = mesh.get_local_rank("ring") * self._heads_size + mesh.get_local_rank("heads")
 
     def __call__(
         self,
@@ -42,7 +41,9 @@ class ContextInputs:
     ) -> Inputs:
         """As `inputs_here`."""
         whole = inputs_here(attention, tokens_bs, labels_bs, mask_bs, begins_bs, depths=depths)
-        spans = positions_of(self._place, self._layout, tokens_bs.shape[1])
+        spans = positions_of(
+            self._place, ring_size=self._ring_size, heads_size=self._heads_size, length=tokens_bs.shape[1]
+        )
         rope = whole.places.rope
         return Inputs(
             tokens_bs=_taken(whole.tokens_bs, spans, dim=1),
@@ -93,10 +94,9 @@ class ContextAttention:
         return positions_for_heads(out_bhsv, self._heads) if ranks > 1 else out_bhsv
 
 
-def apply_context_parallel(model: Decoder, layout: Layout, mesh: DeviceMesh) -> None:
+def apply_context_parallel(model: Decoder, mesh: DeviceMesh) -> None:
     """Let `model` read this rank's positions, and attend to those of the group: axes `ring` and `heads` of `mesh`."""
-    place = mesh.get_local_rank("ring") * layout.cp_heads + mesh.get_local_rank("heads")
-    model.read_inputs = ContextInputs(layout, place)
+    model.read_inputs = ContextInputs(mesh)
     attend = ContextAttention(mesh)
     for module in model.modules():
         if isinstance(module, GroupedQuery | MultiHeadLatent):

@@ -7,7 +7,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from firstlight.layout.mesh import EXPERT_AXES, PARAMETER_AXES, Layout
 
-
 _CONTEXT_AXES = ("others", "ring", "heads", "tp")
 """Within the context groups: the ring and the ranks that deal out heads; `others` are all slower axes."""
 
