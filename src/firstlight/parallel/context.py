@@ -76,17 +76,15 @@ class ContextAttention:
         sinks_h: Tensor | None = None,
     ) -> Tensor:
         """As `causal_attention`; `visibility` is that of whole rows."""
-        visibility = visibility or Visibility()
         ranks = self._heads.size()
         if ranks > 1:
             query_bhsk, key_bgsk, value_bgsv = heads_for_positions(query_bhsk, key_bgsk, value_bgsv, self._heads)
             sinks_h = None if sinks_h is None else sinks_h.chunk(ranks)[self._heads.rank()]
         if self._ring.size() > 1:
             length = query_bhsk.shape[2] * self._ring.size()
-            ring = Ring(group=self._ring, length=length, scale=scale, window=window)
-            out_bhsv = ring_attention(
-                query_bhsk, key_bgsk, value_bgsv, ring, documents_bs=visibility.documents_bs, sinks_h=sinks_h
-            )
+            documents_bs = None if visibility is None else visibility.documents_bs
+            ring = Ring(group=self._ring, length=length, scale=scale, window=window, documents_bs=documents_bs)
+            out_bhsv = ring_attention(query_bhsk, key_bgsk, value_bgsv, ring, sinks_h=sinks_h)
         else:
             out_bhsv = causal_attention(
                 query_bhsk, key_bgsk, value_bgsv, scale=scale, visibility=visibility, window=window, sinks_h=sinks_h

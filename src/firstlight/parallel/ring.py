@@ -15,15 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from firstlight.layout.context import chunks_of
-from firstlight.ops.attention_blocks import (
-    Block,
-    Part,
-    attend_block,
-    block_gradients,
-    blocks_between,
-    has_fused_blocks,
-    join_part,
-)
+from firstlight.ops.attention_blocks import Block, Part, blocks_between, join_part
+from firstlight.ops.block_kernels import block_kernel
 
 
 class Coming:
@@ -48,28 +41,36 @@ class Coming:
 
 @dataclass(frozen=True, kw_only=True)
 class Ring:
-    """How the ranks of a group attend to each other's positions of sequences of `length`."""
+    """How the ranks of a group attend to each other's positions of sequences of `length`.
+
+    `documents_bs` [b, length] numbers the documents of whole rows, where they stand for themselves.
+    """
 
     group: dist.ProcessGroup
     length: int
     scale: float
-    window: int | None
+    window: int | None = None
+    documents_bs: Tensor | None = None
 
-    def owner(self, turn: int) -> int:
-        """Whose keys and values are here at a turn; its own at turn 0."""
-        return (self.group.rank() - turn) % self.group.size()
-
-    def blocks(self, turn: int, device: torch.device, *, has_documents: bool) -> Iterator[tuple[Block, slice, slice]]:
-        """The blocks of a turn that are not masked out, and where their queries and keys lie here."""
+    def turns(self, pair: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each turn with the keys and values that are here in it, this rank's own first."""
         size = self.group.size()
-        for queries, first_row in _laid_out(chunks_of(self.group.rank(), size, self.length)):
-            for keys, first_column in _laid_out(chunks_of(self.owner(turn), size, self.length)):
+        for turn in range(size):
+            coming = Coming(pair, self.group) if turn < size - 1 else None
+            yield turn, pair
+            pair = pair if coming is None else coming.wait()
+
+    def blocks(self, turn: int, *, is_fused: bool) -> Iterator[tuple[Block, slice, slice]]:
+        """The blocks of a turn that are not masked out, and where their queries and keys lie here."""
+        place, size = self.group.rank(), self.group.size()
+        for queries, first_row in _laid_out(chunks_of(place, size, self.length)):
+            for keys, first_column in _laid_out(chunks_of((place - turn) % size, size, self.length)):
                 blocks = blocks_between(
                     queries,
                     keys,
                     window=self.window,
-                    has_documents=has_documents,
-                    is_fused=has_fused_blocks(device),
+                    has_documents=self.documents_bs is not None,
+                    is_fused=is_fused,
                 )
                 for block in blocks:
                     rows = _slice(block.queries, first_row - queries.start)
@@ -77,73 +78,56 @@ class Ring:
 
 
 def ring_attention(
-    query_bhsk: Tensor,
-    key_bgsk: Tensor,
-    value_bgsv: Tensor,
-    ring: Ring,
-    *,
-    documents_bs: Tensor | None,
-    sinks_h: Tensor | None,
+    query_bhsk: Tensor, key_bgsk: Tensor, value_bgsv: Tensor, ring: Ring, *, sinks_h: Tensor | None = None
 ) -> Tensor:
-    """Causal attention of this rank's positions to those of the whole ring, [b, h, s, v].
-
-    `documents_bs` [b, length] numbers the documents of whole rows.
-    """
-    out: Tensor = _RingAttention.apply(  # type: ignore[no-untyped-call]
-        query_bhsk, torch.cat((key_bgsk, value_bgsv), dim=-1), sinks_h, documents_bs, ring
-    )
+    """Causal attention of this rank's positions to those of the whole ring, [b, h, s, v]."""
+    pair_bgs = torch.cat((key_bgsk, value_bgsv), dim=-1)
+    out: Tensor = _RingAttention.apply(query_bhsk, pair_bgs, sinks_h, ring)  # type: ignore[no-untyped-call]
     return out
 
 
 class _RingAttention(torch.autograd.Function):
-    """Saves what is here, and the softmax's log-sums: the backward pass sends keys and values round once more, and
+    """Keeps what is here, and the softmax's log-sums. The backward pass sends keys and values round once more, and
     their gradients with them, which come home with the last turn."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, pair: Tensor, sinks_h: Tensor | None, documents_bs: Tensor | None, ring: Ring
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, pair: Tensor, sinks_h: Tensor | None, ring: Ring) -> Tensor:
         widths = [query.shape[-1], pair.shape[-1] - query.shape[-1]]
         precise = torch.promote_types(query.dtype, torch.float32)
         out = query.new_zeros((*query.shape[:-1], widths[1]), dtype=precise)
         joined = Part(out, query.new_full(query.shape[:-1], float("-inf"), dtype=precise))
-        here = pair
-        for turn in range(ring.group.size()):
-            coming = Coming(here, ring.group) if turn < ring.group.size() - 1 else None
+        kernel = block_kernel(query, out)
+        for turn, here in ring.turns(pair):
             key, value = here.split(widths, dim=-1)
-            for block, rows, columns in ring.blocks(turn, query.device, has_documents=documents_bs is not None):
-                mask = block.mask(documents_bs, query.device)
-                part = attend_block(
+            for block, rows, columns in ring.blocks(turn, is_fused=kernel.is_fused):
+                part = kernel.attend(
                     query[:, :, rows],
                     key[:, :, columns],
                     value[:, :, columns],
                     scale=ring.scale,
                     block=block,
-                    mask=mask,
+                    mask=block.mask(ring.documents_bs, query.device),
                 )
                 join_part(Part(joined.out[:, :, rows], joined.log_sum[:, :, rows]), part)
-            here = here if coming is None else coming.wait()
         if sinks_h is not None:
             _add_sink(joined, sinks_h)
         saved = Part(joined.out.to(query.dtype), joined.log_sum)
-        ctx.save_for_backward(query, pair, sinks_h, documents_bs, *saved)
+        ctx.save_for_backward(query, pair, sinks_h, *saved)
         ctx.ring = ring
         return saved.out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-        query, pair, sinks_h, documents_bs, out, log_sum = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        query, pair, sinks_h, out, log_sum = ctx.saved_tensors
         ring: Ring = ctx.ring
         widths = [query.shape[-1], pair.shape[-1] - query.shape[-1]]
-        precise = log_sum.dtype
-        grad_query = torch.zeros_like(query, dtype=precise)
-        here, going_home = pair, None
-        for turn in range(ring.group.size()):
-            coming = Coming(here, ring.group) if turn < ring.group.size() - 1 else None
+        grad_query = torch.zeros_like(query, dtype=log_sum.dtype)
+        kernel, going_home = block_kernel(query, out), None
+        for turn, here in ring.turns(pair):
             key, value = here.split(widths, dim=-1)
-            of_pair = torch.zeros_like(pair, dtype=precise, memory_format=torch.contiguous_format)
-            for block, rows, columns in ring.blocks(turn, query.device, has_documents=documents_bs is not None):
-                of_query, of_key, of_value = block_gradients(
+            of_pair = torch.zeros(pair.shape, dtype=log_sum.dtype, device=pair.device)
+            for block, rows, columns in ring.blocks(turn, is_fused=kernel.is_fused):
+                of_query, of_key, of_value = kernel.gradients(
                     grad[:, :, rows],
                     query[:, :, rows],
                     key[:, :, columns],
@@ -151,17 +135,16 @@ class _RingAttention(torch.autograd.Function):
                     Part(out[:, :, rows], log_sum[:, :, rows]),
                     scale=ring.scale,
                     block=block,
-                    mask=block.mask(documents_bs, query.device),
+                    mask=block.mask(ring.documents_bs, query.device),
                 )
                 grad_query[:, :, rows] += of_query
                 of_pair[:, :, columns] += torch.cat((of_key, of_value), dim=-1)
             if going_home is not None:
                 of_pair += going_home.wait()
             going_home = Coming(of_pair, ring.group)
-            here = here if coming is None else coming.wait()
         assert going_home is not None, "a ring has a first turn"
         grad_pair = going_home.wait().to(pair.dtype)
-        return grad_query.to(query.dtype), grad_pair, _sink_gradient(grad, out, log_sum, sinks_h), None, None
+        return grad_query.to(query.dtype), grad_pair, _sink_gradient(grad, out, log_sum, sinks_h), None
 
 
 def _add_sink(joined: Part, sinks_h: Tensor) -> None:
