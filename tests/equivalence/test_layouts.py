@@ -31,11 +31,11 @@ class Saved:
     figures: list[dict[str, float]]
 
 
-def run_ranks(folder: Path, size: int, names: list[str]) -> None:
+def run_ranks(folder: Path, size: int, names: list[str], *, program: str = "tests.equivalence.rank") -> None:
     """Run the cases on `size` processes; all are gone when this returns."""
     folder.mkdir()
     variables = environment() | {"TORCH_DISTRIBUTED_DEBUG": "DETAIL", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-m", "tests.equivalence.rank", str(folder)]
+    command = [sys.executable, "-m", program, str(folder)]
     root = Path(__file__).parents[2]
     variables["PYTHONPATH"] = os.pathsep.join((variables["PYTHONPATH"], str(root)))
     logs = [folder / f"{rank}.log" for rank in range(size)]

@@ -19,9 +19,7 @@ LENGTH, CHUNK, SCALE = 24, 6, 0.37
 WINDOWS = [None, 1, 5, 11]
 
 
-def heads(
-    sizes: tuple[int, int, int, int], *, dtype: torch.dtype = torch.float64, length: int = LENGTH
-) -> list[Tensor]:
+def heads(sizes: tuple[int, int, int, int], *, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     query_heads, key_heads, width, value_width = sizes
     generator = torch.Generator().manual_seed(1)
     shapes = ((query_heads, width), (key_heads, width), (key_heads, value_width))
@@ -125,6 +123,18 @@ def test_cuda_computes_what_the_definition_does(sizes: tuple[int, int, int, int]
             both.append([*joined, *one.gradients(grad, query, key, value, joined, scale=SCALE, block=block, mask=None)])
         for here, there in zip(*both, strict=True):
             torch.testing.assert_close(here.float(), there.float(), rtol=0.03, atol=0.03)
+
+
+def test_arguments_of_the_cuda_kernel_are_those_of_this_torch() -> None:
+    # Shapes alone: heads that share keys, widths that differ and are no multiple of what the kernel takes.
+    shapes = (2, 4, LENGTH, 20), (2, 2, LENGTH, 20), (2, 2, LENGTH, 12)
+    query, key, value = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in shapes)
+    block = Block(queries=range(LENGTH), keys=range(LENGTH), sees="causal")
+    joined = CudaKernel().attend(query, key, value, scale=SCALE, block=block, mask=None)
+    assert (joined.out.shape, joined.log_sum.shape) == ((2, 4, LENGTH, 12), (2, 4, LENGTH))
+    grad = torch.empty_like(joined.out)
+    parts = CudaKernel().gradients(grad, query, key, value, joined, scale=SCALE, block=block, mask=None)
+    assert tuple(part.shape for part in parts) == shapes
 
 
 def test_kernels_by_device_and_type() -> None:
