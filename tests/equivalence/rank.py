@@ -126,15 +126,16 @@ def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
     die_with(os.getppid())
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    if size > 1:
-        store = FileStore(str(folder / "ranks"), size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     for name in names:
+        # Groups of an earlier case would leave their threads behind.
+        if size > 1:
+            store = FileStore(str(folder / f"{name}.ranks"), size)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         case = CASES[name]
         run(name, case.layout, case.model, Place(folder=folder, rank=rank))
-    if size > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+        if size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from tests.equivalence.rank import LENGTH, MICRO_BATCH, STEPS
 from tests.runs import environment
 
 TOLERANCE = 1e-9
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS_PER_CASE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,8 @@ def run_ranks(folder: Path, size: int, names: list[str], *, program: str = "test
             with log.open("wb") as file:
                 arguments = [*command, str(rank), str(size), *names]
                 ranks.append(subprocess.Popen(arguments, env=variables, cwd=root, stdout=file, stderr=file))
-        codes = [process.wait(TIMEOUT_SECONDS) for process in ranks]
+        limit = TIMEOUT_SECONDS + TIMEOUT_SECONDS_PER_CASE * len(names)
+        codes = [process.wait(limit) for process in ranks]
         assert codes == [0] * size, "\n".join(log.read_text()[-3000:] for log in logs)
     finally:
         for process in ranks:
