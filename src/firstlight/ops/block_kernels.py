@@ -1,5 +1,7 @@
 """What computes a block of attention: torch's kernels that give the logarithms of their sums, and the definition.
 
+Which one serves where is said by `parallel/device.py`.
+
 Shapes: b batch, h query heads, g key/value heads, q queries and t keys of a block, k query/key width, v value width.
 """
 
@@ -14,7 +16,6 @@ from firstlight.ops.attention_blocks import Block, Part, finite
 _aten = torch.ops.aten
 
 _CUDA_WIDTH_MULTIPLE = 8
-_CUDA_MAX_WIDTH = 256
 """Of heads, in the flash kernel for CUDA."""
 
 
@@ -42,16 +43,6 @@ class BlockKernel(Protocol):
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the block adds to the gradients of query, key and value; `joined` is the softmax over all blocks."""
-
-
-def block_kernel(query: Tensor, value: Tensor) -> BlockKernel:
-    """The kernel for tensors of this kind."""
-    if query.device.type == "cpu":
-        return CpuKernel()
-    is_half = query.dtype in (torch.float16, torch.bfloat16)
-    if query.device.type == "cuda" and is_half and max(query.shape[-1], value.shape[-1]) <= _CUDA_MAX_WIDTH:
-        return CudaKernel()
-    return DefinitionKernel()
 
 
 class DefinitionKernel:
@@ -149,6 +140,8 @@ class CudaKernel:
     """torch's flash kernel on CUDA, in half precision. It takes no mask: masked blocks are computed by definition."""
 
     is_fused = True
+    max_width = 256
+    """Of heads."""
 
     def __init__(self) -> None:
         self._masked = DefinitionKernel()

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from firstlight.base.errors import InputError
+from firstlight.ops.block_kernels import BlockKernel, CpuKernel, CudaKernel, DefinitionKernel
 
 _FUSED_ADAMW = ("cpu", "cuda", "mps", "xpu")
 _PROBE_SIZE = 1024
@@ -49,6 +50,15 @@ def gradient_sum_dtype(device: torch.device) -> torch.dtype:
     result, and every layout trains alike. Accelerators, where fp64 is slow and doubles the traffic, use fp32.
     """
     return torch.float64 if device.type == "cpu" else torch.float32
+
+
+def block_kernel(query: torch.Tensor, value: torch.Tensor) -> BlockKernel:
+    """What computes attention in blocks of tensors of this kind; queries and values [b, h, s, width]."""
+    if query.device.type == "cpu":
+        return CpuKernel()
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    is_narrow = max(query.shape[-1], value.shape[-1]) <= CudaKernel.max_width
+    return CudaKernel() if query.device.type == "cuda" and is_half and is_narrow else DefinitionKernel()
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from firstlight.layout.context import chunks_of
 from firstlight.ops.attention_blocks import Block, Part, blocks_between, join_part
-from firstlight.ops.block_kernels import block_kernel
+from firstlight.parallel.device import block_kernel
 
 
 class Coming:
