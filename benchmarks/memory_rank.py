@@ -36,7 +36,7 @@ from firstlight.models.decoder import Decoder  # noqa: E402
 from firstlight.optim.optimizer import Optimizer, Surroundings  # noqa: E402
 from firstlight.parallel.apply import Keeping, build_parallel, copies_in, parameter_names, routers  # noqa: E402
 from firstlight.parallel.engine import PlainEngine, Work  # noqa: E402
-from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.group import sum_over_ranks  # noqa: E402
 from firstlight.parallel.losses import RankSums  # noqa: E402
 
 MICRO_BATCHES = 2

@@ -19,7 +19,7 @@ from firstlight.config.training import Sharded
 from firstlight.layout.mesh import Layout
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, of_family
 
-MODELS: Mapping[str, ModelConfig] = {
+_SINGLE: Mapping[str, ModelConfig] = {
     "llama": llama(initializer_range=0.1),
     "tied": llama(initializer_range=0.1, tie_word_embeddings=True),
     "deep_tied": llama(initializer_range=0.1, tie_word_embeddings=True, num_hidden_layers=4),
@@ -40,6 +40,10 @@ MODELS: Mapping[str, ModelConfig] = {
     ),
     **{family: of_family(family, initializer_range=0.1) for family in OTHER_FAMILIES},
 }
+PACKED: Mapping[str, str] = {model: f"{model}_packed" for model in ("llama", "deepseek", "gpt_oss")}
+"""The names under which models read rows of several documents."""
+
+MODELS: Mapping[str, ModelConfig] = {**_SINGLE, **{packed: _SINGLE[model] for model, packed in PACKED.items()}}
 STAGES: tuple[Sharded, ...] = get_args(Sharded)
 
 
@@ -80,6 +84,29 @@ _EIGHT: Mapping[str, Layout] = {
     "tp4_dp2_ep8": Layout(tp=4, dp_shard=2, ep=8),
     "tp2_dp2_replicated_ep2": Layout(tp=2, dp_shard=2, dp_replicate=2, ep=2),
 }
+_CONTEXT: Mapping[str, Layout] = {
+    "cp2_ring": Layout(cp=2),
+    "cp2_all_to_all": Layout(cp=2, cp_heads=2),
+    "cp4_ring": Layout(cp=4),
+    "cp4_all_to_all": Layout(cp=4, cp_heads=4),
+    "cp4_mixed": Layout(cp=4, cp_heads=2),
+    "cp2_ring_tp2": Layout(cp=2, tp=2),
+    "cp2_all_to_all_tp2": Layout(cp=2, cp_heads=2, tp=2),
+    "cp2_ring_dp2": Layout(cp=2, dp_shard=2),
+    "cp2_ring_ep2": Layout(cp=2, ep=2),
+    "cp2_ring_dp2_ep4": Layout(cp=2, dp_shard=2, ep=4),
+    "cp4_mixed_tp2_ep8": Layout(cp=4, cp_heads=2, tp=2, ep=8),
+    "cp2_ring_tp2_dp2_ep4": Layout(cp=2, tp=2, dp_shard=2, ep=4),
+    "cp2_all_to_all_dp2_replicated": Layout(cp=2, cp_heads=2, dp_shard=2, dp_replicate=2),
+}
+_CONTEXT_EIGHT = ("deepseek", "gpt_oss_packed")
+_CONTEXT_QUICK = (
+    "llama_cp2_ring",
+    "deepseek_cp2_all_to_all",
+    "gpt_oss_packed_cp2_ring",
+    "deepseek_cp4_mixed",
+    "gpt_oss_cp2_ring_tp2",
+)
 
 
 _PIPELINE: Mapping[str, Layout] = {
@@ -92,6 +119,9 @@ _PIPELINE: Mapping[str, Layout] = {
     "pp2_dp2_tp2_ep2": Layout(pp=2, dp_shard=2, tp=2, ep=2),
     "pp2_dp2_tp2_ep4": Layout(pp=2, dp_shard=2, tp=2, ep=4),
     "pp2_replicated_tp2": Layout(pp=2, dp_replicate=2, tp=2),
+    "pp2_cp2": Layout(pp=2, cp=2),
+    "pp2_cp2_tp2": Layout(pp=2, cp=2, cp_heads=2, tp=2),
+    "pp2_cp2_dp2_ep4": Layout(pp=2, cp=2, dp_shard=2, ep=4),
 }
 
 
@@ -121,6 +151,9 @@ PIPELINED: Mapping[str, Case] = {
     "deepseek_pp2_dp2_ep2_zbv": _pipelined("deepseek", "pp2_dp2_ep2", schedule="zbv_zero_bubble"),
     "deepseek_pp2_tp2_ep2_dualpipe": _pipelined("deepseek", "pp2_tp2_ep2", schedule="dualpipe_v"),
     "deep_tied_pp2_tp2_zbv": _pipelined("deep_tied", "pp2_tp2", schedule="zbv_zero_bubble"),
+    "deepseek_pp2_cp2": _pipelined("deepseek", "pp2_cp2"),
+    "deepseek_pp2_cp2_tp2": _pipelined("deepseek", "pp2_cp2_tp2", is_slow=True, schedule="zbv_zero_bubble"),
+    "deepseek_pp2_cp2_dp2_ep4": _pipelined("deepseek", "pp2_cp2_dp2_ep4", is_slow=True),
     "deepseek_pp2_dp2_tp2_ep2": _pipelined("deepseek", "pp2_dp2_tp2_ep2", is_slow=True),
     "deepseek_pp2_dp2_tp2_ep4": _pipelined("deepseek", "pp2_dp2_tp2_ep4", is_slow=True, schedule="interleaved_1f1b"),
     "deepseek_pp2_replicated_tp2": _pipelined("deepseek", "pp2_replicated_tp2", is_slow=True),
@@ -212,6 +245,23 @@ CASES: Mapping[str, Case] = {
     **_SHARDED,
     **_RECOMPUTED,
     **_OFFLOADED,
+    **{
+        f"{model}_{name}": Case(model=model, layout=layout, is_slow=f"{model}_{name}" not in _CONTEXT_QUICK)
+        for model in ("llama", "deepseek", "gpt_oss", *PACKED.values())
+        for name, layout in _CONTEXT.items()
+        if (layout.ep == 1 or _has_experts(model)) and (layout.world_size < 8 or model in _CONTEXT_EIGHT)
+    },
+    **{
+        f"{family}_cp4_mixed": Case(model=family, layout=_CONTEXT["cp4_mixed"], is_slow=True)
+        for family in OTHER_FAMILIES
+        if family != "gpt_oss"
+    },
+    **{
+        f"deepseek_cp2_{kind}_recomputed": Case(
+            model="deepseek", layout=_CONTEXT[f"cp2_{kind}"], recompute=FullRecompute(), is_slow=True
+        )
+        for kind in ("ring", "all_to_all")
+    },
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
     **PIPELINED,
 }

@@ -32,7 +32,7 @@ from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
-from tests.equivalence.layouts import CASES, MODELS, Case
+from tests.equivalence.layouts import CASES, MODELS, PACKED, Case
 
 STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
 TIMEOUT = timedelta(seconds=180)
@@ -46,15 +46,20 @@ class Place:
     rank: int
 
 
-def batch(step: int, *, data_rank: int, data_size: int) -> Batch:
-    """This rank's rows of a global batch whose mask leaves each row another number of targets."""
+def batch(step: int, *, data_rank: int, data_size: int, is_packed: bool = False) -> Batch:
+    """This rank's rows of a global batch whose mask leaves each row another number of targets.
+
+    Packed, each row is several documents that stand for themselves, a few as short as one token.
+    """
     source = np.random.default_rng(step)
     tokens = source.integers(0, 96, (ROWS, LENGTH + 1))
     mask = (source.random((ROWS, LENGTH)) < 0.8).astype(np.float32)
     share = ROWS // data_size
     mine = slice(data_rank * share, (data_rank + 1) * share)
-    tokens, mask = tokens[mine], mask[mine]
-    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=mask > 1, samples=ROWS)
+    begins = source.random((ROWS, LENGTH + 1)) < (0.25 if is_packed else 0)
+    mask[begins[:, 1:]] = 0
+    tokens, mask, begins = tokens[mine], mask[mine], begins[mine, :-1]
+    return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=begins, samples=ROWS)
 
 
 def engine_of(case: Case, model: LaidOut, balancing: BiasBalancing) -> Engine:
@@ -110,7 +115,12 @@ def run(name: str, case: Case, place: Place) -> None:
         for chosen in choices.values():
             chosen.clear()
         report = engine.forward_backward(
-            batch(step, data_rank=layout.data_rank(place.rank), data_size=layout.data_size)
+            batch(
+                step,
+                data_rank=layout.data_rank(place.rank),
+                data_size=layout.data_size,
+                is_packed=case.model in PACKED.values(),
+            )
         )
         for key, parameter in parameter_names(*model.stages).items():
             assert parameter.grad is not None, key
@@ -134,14 +144,15 @@ def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
     die_with(os.getppid())
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
-    if size > 1:
-        store = FileStore(str(folder / "ranks"), size)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     for name in names:
+        # Groups of an earlier case would leave their threads behind.
+        if size > 1:
+            store = FileStore(str(folder / f"{name}.ranks"), size)
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         run(name, CASES[name], Place(folder=folder, rank=rank))
-    if size > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+        if size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ LAYOUTS = {
     "2 replicas": (2, ("parallelism.data_parallel_replicate=2",)),
     "2 sharded, tensors over 2": (4, ("parallelism.tensor_parallel=2", "parallelism.expert_parallel=2")),
     "2 stages": (2, ("parallelism.pipeline_parallel=2",)),
+    "contexts over 2": (2, ("parallelism.context_parallel=2", "parallelism.expert_parallel=2")),
     "2 sharded, recomputed": (2, ("recompute.kind=full",)),
     "optimizer sharded over 2": (2, ("parallelism.sharded=optimizer",)),
     "optimizer and gradients over 2 replicas of 2": (

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 from firstlight.config.broken import Broken
+from firstlight.config.context_rules import CONTEXT_RULES
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward, MultiHeadLatentAttention
 from firstlight.config.pipeline_rules import PIPELINE_RULES
@@ -111,16 +112,19 @@ def tensors_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
 
 
 def capacity_is_measured_whole(config: RunConfig, _world_size: int) -> Iterator[Broken]:
-    """An expert's capacity is a share of a micro-batch, of which a rank of a tensor group routes a part."""
-    feed_forward, degree = config.model.feed_forward, config.parallelism.tensor_parallel
-    if not isinstance(feed_forward, MoeFeedForward) or degree == 1:
+    """An expert's capacity is a share of a micro-batch, of which a rank that has a part of each sequence routes a
+    part."""
+    feed_forward = config.model.feed_forward
+    if not isinstance(feed_forward, MoeFeedForward) or feed_forward.router.capacity_factor is None:
         return
-    if feed_forward.router.capacity_factor is not None:
-        yield Broken(
-            path=("model", "feed_forward", "router", "capacity_factor"),
-            message=f"model.feed_forward.router.capacity_factor = {feed_forward.router.capacity_factor} does not go "
-            f"with parallelism.tensor_parallel = {degree}; use null, or tensor_parallel 1",
-        )
+    for axis in ("tensor_parallel", "context_parallel"):
+        degree = getattr(config.parallelism, axis)
+        if degree > 1:
+            yield Broken(
+                path=("model", "feed_forward", "router", "capacity_factor"),
+                message=f"model.feed_forward.router.capacity_factor = {feed_forward.router.capacity_factor} does not "
+                f"go with parallelism.{axis} = {degree}; use null, or {axis} 1",
+            )
 
 
 def recompute_names_what_there_is(config: RunConfig, _world_size: int) -> Iterator[Broken]:
@@ -149,16 +153,6 @@ def recompute_names_what_there_is(config: RunConfig, _world_size: int) -> Iterat
                     path=("recompute", key),
                     message=f"recompute.{key} names {name}, and the model has none; leave it out",
                 )
-
-
-def axes_are_built(config: RunConfig, _world_size: int) -> Iterator[Broken]:
-    """Axes that do not exist yet are refused, never ignored."""
-    degree = config.parallelism.context_parallel
-    if degree > 1:
-        yield Broken(
-            path=("parallelism", "context_parallel"),
-            message=f"parallelism.context_parallel = {degree} is not available yet; use 1",
-        )
 
 
 def axes_fill_the_world(config: RunConfig, world_size: int) -> Iterator[Broken]:
@@ -234,10 +228,10 @@ RULES: tuple[Rule, ...] = (
     tensors_divide,
     capacity_is_measured_whole,
     recompute_names_what_there_is,
-    axes_are_built,
     axes_fill_the_world,
     batch_divides,
     *PIPELINE_RULES,
+    *CONTEXT_RULES,
     evaluation_has_data,
 )
 

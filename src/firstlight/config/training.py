@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from firstlight.config.context import Context, RingContext
 from firstlight.config.pipeline import PipelineConfig
 from firstlight.config.section import AbsolutePath, Count, Fraction, NotNegative, Positive, Section
 
@@ -34,6 +35,8 @@ class ParallelismConfig(Section):
     """Neighbouring ranks that hold different routed experts. They are cut out of data_parallel_shard x
     context_parallel x tensor_parallel, so this degree is no factor of the number of processes."""
 
+    context: Context = RingContext()
+    """How attention sees the positions of other ranks, where context_parallel is more than 1."""
     pipeline: PipelineConfig = PipelineConfig()
 
     @property

@@ -9,6 +9,7 @@ hold different experts.
 import math
 from dataclasses import dataclass
 
+from firstlight.config.context import head_degree
 from firstlight.config.training import ParallelismConfig, Sharded
 
 RANK_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
@@ -42,6 +43,8 @@ class Layout:
     pp: int = 1
     cp: int = 1
     sharded: Sharded = "all"
+    cp_heads: int = 1
+    """The ranks of a context group that exchange positions for heads are neighbours: so many of its cp."""
 
     @classmethod
     def of(cls, parallelism: ParallelismConfig, world_size: int) -> "Layout":
@@ -55,6 +58,7 @@ class Layout:
             pp=parallelism.pipeline_parallel,
             cp=parallelism.context_parallel,
             sharded=parallelism.sharded,
+            cp_heads=head_degree(parallelism.context, parallelism.context_parallel),
         )
 
     @property
@@ -71,6 +75,11 @@ class Layout:
     def expert_shape(self) -> tuple[int, ...]:
         """The degrees of EXPERT_AXES."""
         return self.pp, self.dp_replicate, self.dp_shard * self.cp * self.tp // self.ep, self.ep
+
+    @property
+    def cp_ring(self) -> int:
+        """The size of the rings in which keys and values travel."""
+        return self.cp // self.cp_heads
 
     @property
     def world_size(self) -> int:

@@ -11,7 +11,7 @@ from firstlight.config.model import GroupedQueryAttention, ModelConfig, MultiHea
 from firstlight.config.rope import RopeLayout, YarnScaling
 from firstlight.models.layers import RmsNorm
 from firstlight.models.places import Places
-from firstlight.ops.attention import causal_attention
+from firstlight.ops.attention import Attend, causal_attention
 from firstlight.ops.rotary import RotaryTable, rotate_half_split, rotate_interleaved, yarn_mscale
 
 _ROTATIONS: Mapping[RopeLayout, Callable[[Tensor, RotaryTable], Tensor]] = {
@@ -42,6 +42,7 @@ class GroupedQuery(nn.Module):
         if attention.qk_norm == "per_head":
             self.q_norm = RmsNorm(attention.head_dim, model.rms_norm_eps)
             self.k_norm = RmsNorm(attention.head_dim, model.rms_norm_eps)
+        self.attend: Attend = causal_attention
         self.sinks: nn.Parameter | None = None
         if attention.has_sinks:
             self.sinks = nn.Parameter(empty(attention.num_attention_heads))
@@ -50,7 +51,7 @@ class GroupedQuery(nn.Module):
         width = self.config.head_dim
         query_bhsk = self.q_norm(_heads(self.q_proj(hidden_bsd), width))
         key_bgsk = self.k_norm(_heads(self.k_proj(hidden_bsd), width))
-        out_bhsv = causal_attention(
+        out_bhsv = self.attend(
             self._rotated(query_bhsk, places.rope),
             self._rotated(key_bgsk, places.rope),
             _heads(self.v_proj(hidden_bsd), width),
@@ -92,6 +93,7 @@ class MultiHeadLatent(nn.Module):
         self.kv_b_proj = nn.Linear(attention.kv_lora_rank, kv_size, bias=False)
         self.o_proj = nn.Linear(heads * attention.v_head_dim, model.hidden_size, bias=False)
         self.shared_key = nn.Identity()
+        self.attend: Attend = causal_attention
         self.scale = _softmax_scale(attention)
 
     def forward(self, hidden_bsd: Tensor, places: Places) -> Tensor:
@@ -103,7 +105,7 @@ class MultiHeadLatent(nn.Module):
         up = _heads(self.kv_b_proj(self.kv_a_norm(latent)), nope + config.v_head_dim)
         key_nope, value_bhsv = up.split([nope, config.v_head_dim], dim=-1)
         shared_key = rotate(self.shared_key(key_rope).unsqueeze(1), rope).expand(-1, key_nope.shape[1], -1, -1)
-        out_bhsv = causal_attention(
+        out_bhsv = self.attend(
             cat((query_nope, rotate(query_rope, rope)), dim=-1),
             cat((key_nope, shared_key), dim=-1),
             value_bhsv,

@@ -215,6 +215,7 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def _trunk(self, tokens_bs: Tensor, places: Places) -> Tensor:
+        assert self.read_inputs is inputs_here, "attention takes these for whole rows, not for a rank's positions"
         hidden_bsd: Tensor = self.output_norm(self.run_layers(self.embedding(tokens_bs), places)[0])
         return hidden_bsd
 

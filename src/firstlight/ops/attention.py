@@ -4,6 +4,8 @@ Shapes: b batch, h query heads, g key/value heads, s sequence, k query/key width
 positions.
 """
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +37,22 @@ class Visibility:
             mask_b1st = is_same_bst.tril().unsqueeze(1)
             self._masks[has_sink] = F.pad(mask_b1st, (1, 0, 1, 0), value=True) if has_sink else mask_b1st
         return self._masks[has_sink]
+
+
+class Attend(Protocol):
+    """Attention of the positions that are here: see `causal_attention`."""
+
+    def __call__(
+        self,
+        query_bhsk: Tensor,
+        key_bgsk: Tensor,
+        value_bgsv: Tensor,
+        *,
+        scale: float,
+        visibility: Visibility | None = None,
+        window: int | None = None,
+        sinks_h: Tensor | None = None,
+    ) -> Tensor: ...
 
 
 def causal_attention(

@@ -23,12 +23,14 @@ from firstlight.models.initialization import initial_slice
 from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
 from firstlight.ops.deferred import WeightGradients
+from firstlight.parallel.context import apply_context_parallel
 from firstlight.parallel.deferred_weights import defer_weight_gradients
 from firstlight.parallel.device import gradient_sum_dtype
 from firstlight.parallel.embedding_copy import is_copy
 from firstlight.parallel.expert_exchange import place_experts
 from firstlight.parallel.host_activations import offload_activations
 from firstlight.parallel.meshes import Meshes
+from firstlight.parallel.parts import measure_whole_sequences
 from firstlight.parallel.recompute import apply_recompute, layers_in
 from firstlight.parallel.tensor import apply_tensor_parallel
 
@@ -74,7 +76,7 @@ def build_parallel(
         model.allocate(device)
         _initialise(model, std=config.initializer_range, seed=seed)
         decoders.append(model)
-    group = meshes.parameters["pp"].get_group() if meshes is not None and layout.pp > 1 else None
+    group = None if meshes is None else meshes.pipeline_group()
     return LaidOut(stages=decoders, pipeline_group=group, weight_gradients=store)
 
 
@@ -87,8 +89,8 @@ def _laid_out(
     store: WeightGradients | None,
 ) -> Decoder:
     """1. built without memory, 2. products that leave the gradients of weights for later, 3. experts dealt out, 4. the
-    rest cut over tensor groups, 5. recomputation round each layer and offloading round that. Parameters sharded layer
-    by layer, memory for this rank's shards and their initial values follow.
+    rest cut over tensor groups, 5. sequences cut over context groups, 6. recomputation round each layer and offloading
+    round that. Parameters sharded layer by layer, memory for this rank's shards and their initial values follow.
     """
     with torch.device("meta"):
         model = family_of(config).build(config, stage)
@@ -99,6 +101,10 @@ def _laid_out(
             place_experts(mixture, meshes.experts["ep"])
     if meshes is not None and meshes.parameters["tp"].size() > 1:
         apply_tensor_parallel(model, meshes.parameters["tp"])
+    if meshes is not None and meshes.context is not None:
+        apply_context_parallel(model, meshes.context)
+    if meshes is not None:
+        measure_whole_sequences(model, meshes.of_parts())
     apply_recompute(model, keeping.recompute)
     if keeping.offloaded is not None:
         offload_activations(model, layers_in(model, keeping.offloaded))

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from firstlight.base.errors import InputError
 from firstlight.config.recompute import OffloadConfig
+from firstlight.ops.block_kernels import BlockKernel, CpuKernel, CudaKernel, DefinitionKernel
 
 _FUSED_ADAMW = ("cpu", "cuda", "mps", "xpu")
 _PROBE_SIZE = 1024
@@ -61,6 +62,15 @@ def require_memory_apart(device: torch.device, offload: OffloadConfig) -> None:
     for key, (is_moved, instead) in moved.items():
         if is_moved and device.type == "cpu":
             raise InputError(f"{key} moves to host memory, and this run's device, the CPU, has no other; use {instead}")
+
+
+def block_kernel(query: torch.Tensor, value: torch.Tensor) -> BlockKernel:
+    """What computes attention in blocks of tensors of this kind; queries and values [b, h, s, width]."""
+    if query.device.type == "cpu":
+        return CpuKernel()
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    is_narrow = max(query.shape[-1], value.shape[-1]) <= CudaKernel.max_width
+    return CudaKernel() if query.device.type == "cuda" and is_half and is_narrow else DefinitionKernel()
 
 
 def peak_memory_bytes(device: torch.device) -> int:

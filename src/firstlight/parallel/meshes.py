@@ -3,36 +3,57 @@
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from firstlight.layout.mesh import EXPERT_AXES, PARAMETER_AXES, RANK_AXES, Layout
+from firstlight.layout.mesh import EXPERT_AXES, PARAMETER_AXES, Layout
+
+_CONTEXT_AXES = ("others", "ring", "heads", "tp")
+"""Within the context groups: the ring and the ranks that deal out heads; `others` are all slower axes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meshes:
-    """The meshes of the parameters, of the experts, and of samples and positions, over the same ranks.
+    """The meshes of the parameters, of the experts, and of the parts of a sequence, over the same ranks.
 
-    `ranks` is there when a context group is: no other axis needs it.
+    `context` is there when a context group is: no other axis needs it.
     """
 
     parameters: DeviceMesh
     experts: DeviceMesh
-    ranks: DeviceMesh | None
+    context: DeviceMesh | None
 
     @classmethod
     def of(cls, layout: Layout, device: torch.device) -> "Meshes":
         """All meshes. Collective: it creates process groups, whose ranks are those of `layout`."""
         kind = device.type
-        has_context = layout.cp > 1
         return cls(
             parameters=init_device_mesh(kind, layout.parameter_shape, mesh_dim_names=PARAMETER_AXES),
             experts=init_device_mesh(kind, layout.expert_shape, mesh_dim_names=EXPERT_AXES),
-            ranks=init_device_mesh(kind, layout.rank_shape, mesh_dim_names=RANK_AXES) if has_context else None,
+            context=_context_mesh(layout, kind) if layout.cp > 1 else None,
         )
 
     def have_experts_apart(self) -> bool:
         """Whether experts are cut otherwise than the rest."""
         return self.parameters["tp"].size() > 1 or self.experts["ep"].size() > 1
+
+    def of_parts(self) -> list[DeviceMesh]:
+        """One mesh of one axis for each way in which sequences are cut."""
+        if self.context is None:
+            return [self.parameters["tp"]]
+        return [self.context[axis] for axis in ("ring", "heads", "tp")]
+
+    def pipeline_group(self) -> dist.ProcessGroup | None:
+        """The ranks that have all stages together; None without a pipeline. Collective: it may create the group."""
+        mesh = self.parameters["pp"]
+        if mesh.size() == 1:
+            return None
+        if mesh.size() < dist.get_world_size():
+            return mesh.get_group()
+        # The mesh takes the group of all ranks then, whose calls torch's debug mode counts: stages in the middle send
+        # more often than those at the ends.
+        group: dist.ProcessGroup = dist.new_group()
+        return group
 
     def sharding(self) -> DeviceMesh:
         """Over which FSDP shards, and replicates, all but experts that have a unit of their own."""
@@ -41,6 +62,11 @@ class Meshes:
     def expert_sharding(self) -> DeviceMesh:
         """The same for the experts."""
         return _data_mesh(self.experts, "edp")
+
+
+def _context_mesh(layout: Layout, kind: str) -> DeviceMesh:
+    others = layout.pp * layout.data_size
+    return init_device_mesh(kind, (others, layout.cp_ring, layout.cp_heads, layout.tp), mesh_dim_names=_CONTEXT_AXES)
 
 
 def _data_mesh(mesh: DeviceMesh, shard_axis: str) -> DeviceMesh:

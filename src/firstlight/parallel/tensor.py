@@ -4,7 +4,6 @@ Between modules activations are plain tensors, each rank's part of the sequence.
 loss, so a sum over the group passes its gradient on as it is.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,10 +16,10 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from firstlight.models.decoder import Decoder
 from firstlight.models.moe import MixtureOfExperts
-from firstlight.models.router import TopKRouter
 from firstlight.models.sharding import Cut, cut_of, cuts
 from firstlight.parallel.copied import mark_as_copied
 from firstlight.parallel.local_parameters import distribute, local_part
+from firstlight.parallel.parts import summed
 
 _SEQUENCE = 1
 """The dimension of positions in [b, s, d]."""
@@ -90,23 +89,11 @@ def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
         model.head.weight = nn.Parameter(weight)
         model.tie()
         model.token_loss = VocabularyParallelLoss(mesh)
-    for module in model.modules():
-        if isinstance(module, TopKRouter):
-            module.sum_over_parts, module.num_parts = _sum_of(mesh), mesh.size()
 
 
 def gathered(part: Tensor, mesh: DeviceMesh) -> DTensor:
     """The whole sequence. Its gradient, whole or in terms of a sum, comes back summed and cut."""
     return DTensor.from_local(part, mesh, [Shard(_SEQUENCE)]).redistribute(placements=[Replicate()])
-
-
-def summed(term: Tensor, mesh: DeviceMesh) -> Tensor:
-    """The sum over the ranks, of which each is a part of one loss."""
-    return DTensor.from_local(term, mesh, [Partial()]).redistribute(placements=[Replicate()]).to_local()
-
-
-def _sum_of(mesh: DeviceMesh) -> Callable[[Tensor], Tensor]:
-    return lambda term: summed(term, mesh)
 
 
 def _style(cut: Cut) -> ParallelStyle:

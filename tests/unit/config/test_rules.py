@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.config import pipeline_rules, rules
+from firstlight.config import context_rules, pipeline_rules, rules
 from firstlight.config.load import load
 from firstlight.config.rules import RULES, Rule
 from tests.runs import TINY_YAML
@@ -160,6 +160,57 @@ CASES = (
         "use null, or tensor_parallel 1",
     ),
     Case(
+        rule=rules.capacity_is_measured_whole,
+        overrides=("parallelism.context_parallel=2", "model.feed_forward.router.capacity_factor=1.5"),
+        world_size=2,
+        line="model.feed_forward.router.capacity_factor = 1.5 does not go with parallelism.context_parallel = 2; "
+        "use null, or context_parallel 1",
+    ),
+    Case(
+        rule=context_rules.mixture_divides,
+        overrides=("parallelism.context_parallel=4", "parallelism.context={kind: mixed, all_to_all: 3}"),
+        world_size=4,
+        line="parallelism.context.all_to_all = 3 does not divide context_parallel = 4; use 1, 2, 4",
+    ),
+    Case(
+        rule=context_rules.positions_divide,
+        overrides=("data.train.sequence_length=30", "parallelism.context_parallel=2"),
+        world_size=2,
+        line="parallelism.context_parallel = 2 with context.kind = ring and tensor_parallel = 1 cuts sequences into 4 "
+        "parts, which do not divide data.train.sequence_length = 30; use a multiple of 4, such as 32",
+    ),
+    Case(
+        rule=context_rules.positions_divide,
+        overrides=(
+            "parallelism.tensor_parallel=2",
+            "parallelism.context.kind=all_to_all",
+            "model.attention.num_attention_heads=4",
+            "data.train.sequence_length=30",
+            "parallelism.context_parallel=2",
+        ),
+        world_size=4,
+        line="parallelism.context_parallel = 2 with context.kind = all_to_all and tensor_parallel = 2 cuts sequences "
+        "into 4 parts, which do not divide data.train.sequence_length = 30; use a multiple of 4, such as 32",
+    ),
+    Case(
+        rule=context_rules.heads_divide,
+        overrides=("parallelism.context.kind=all_to_all", "parallelism.context_parallel=4"),
+        world_size=4,
+        line="parallelism.context_parallel = 4 does not divide model.attention.num_attention_heads = 2, which "
+        "context.kind = all_to_all deals out; use 1, 2, or kind ring",
+    ),
+    Case(
+        rule=context_rules.heads_divide,
+        overrides=(
+            "parallelism.context_parallel=4",
+            "parallelism.tensor_parallel=2",
+            "parallelism.context={kind: mixed, all_to_all: 2}",
+        ),
+        world_size=8,
+        line="parallelism.context.all_to_all = 2 x tensor_parallel = 2 does not divide "
+        "model.attention.num_attention_heads = 2, which context.kind = mixed deals out; use 1, or kind ring",
+    ),
+    Case(
         rule=rules.axes_fill_the_world,
         overrides=("parallelism.tensor_parallel=2",),
         world_size=3,
@@ -171,11 +222,6 @@ CASES = (
         world_size=2,
         line="parallelism.data_parallel_shard = 2 x tensor_parallel = 2 need 4 processes, "
         "and there are 2; start that many (--nproc-per-node), or use -1",
-    ),
-    Case(
-        rule=rules.axes_are_built,
-        overrides=("parallelism.context_parallel=2",),
-        line="parallelism.context_parallel = 2 is not available yet; use 1",
     ),
     Case(
         rule=rules.recompute_names_what_there_is,

@@ -59,7 +59,7 @@ def test_multi_token_prediction_by_hand(depths: int) -> None:
         expected = torch.zeros((), dtype=torch.float64)
         embedded = torch.stack([embedding[row[depth : depth + rows]] for row in tokens])
         joined = torch.cat((layer.embedding_norm(embedded), layer.hidden_norm(hidden[:, :rows])), dim=-1)
-        short = model._places(tokens[:, :rows])
+        short = places_of(config.attention, tokens[:, :rows])
         hidden = layer.output_norm(layer.block(joined @ layer.projection.weight.T, short)[0])
         log_probabilities = (hidden @ model.head.weight.T).log_softmax(-1)
         for row in range(2):
