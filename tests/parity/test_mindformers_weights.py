@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from firstlight.config.model import ModelConfig
-from firstlight.convert.formats import format_of
+from firstlight.convert.conversion import Conversion, ConversionPlan
+from firstlight.convert.formats import format_named, format_of
+from firstlight.convert.hub_section import read_section
+from firstlight.convert.hub_weights import read_weights
 from firstlight.convert.mindformers_weights import MindFormersChoices, named_weights
 from firstlight.convert.run_weights import meta_tensors
 from firstlight.convert.safetensors_files import DTYPES
@@ -106,6 +109,25 @@ def test_rows_of_gate_and_up_take_turns() -> None:
     # Read as two halves, the same weights miss the logged loss by 3e-3 after three steps.
     model = loaded(*SOURCES["later"][:2], MindFormersChoices(is_interleaved=False))
     assert abs(loss(model, 3) - LOSSES[3]) > 100 * CLOSE
+
+
+def test_a_run_can_start_from_the_converted_folder(tmp_path: Path) -> None:
+    config = ModelConfig.model_validate(MODEL)
+    choices = ReadChoices(model=config, at="1_3")
+    conversion = Conversion(
+        origin=RUN / "output",
+        opened=format_of(RUN / "output").open(RUN / "output", choices),
+        choices=choices,
+        target=format_named("huggingface"),
+        output=tmp_path / "hub",
+    )
+    ConversionPlan(conversion).run(lambda _: None)
+    model = family_of(config).build(ModelConfig.model_validate(read_section(tmp_path / "hub")))
+    read_weights(model.config, tmp_path / "hub", dict(model.named_parameters()) | dict(model.named_buffers()))
+    expected = loaded(RUN / "output", "1_3", MindFormersChoices())
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), expected.parameters(), strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(model.buffers(), expected.buffers(), strict=True))
+    assert abs(loss(model, 3) - LOSSES[3]) < CLOSE
 
 
 @dataclass(frozen=True, kw_only=True)

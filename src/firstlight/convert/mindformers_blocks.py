@@ -71,7 +71,7 @@ class _Metadata:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(path=path, tensors=dict(content["state_dict_metadata"]), storage=dict(content["storage_data"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path} cannot be read: {error!r}") from None
 
     def assembled(self, folder: Path) -> AssembledTensors:
