@@ -130,12 +130,15 @@ def same_bytes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> boo
     )
 
 
-CHOICES = [MindFormersChoices(), MindFormersChoices(is_interleaved=False, is_grouped=False)]
+JOINED = MindFormersChoices(is_interleaved=False, is_grouped=False)
+ROUNDS = [
+    *((name, "mindspore-ckpt", MindFormersChoices()) for name in MODELS),
+    ("deepseek", "mindspore-safetensors", JOINED),
+    ("biased", "mindspore-safetensors", JOINED),
+]
 
 
-@pytest.mark.parametrize("choices", CHOICES, ids=["interleaved", "joined"])
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("target", ["mindspore-ckpt", "mindspore-safetensors"])
+@pytest.mark.parametrize(("name", "target", "choices"), ROUNDS, ids=str)
 def test_to_mindspore_and_back(
     tmp_path: Path, hub: Callable[..., Path], name: str, target: str, choices: MindFormersChoices
 ) -> None:

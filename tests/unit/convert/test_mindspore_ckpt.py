@@ -211,7 +211,7 @@ def test_no_mutation_is_read_in_silence(tmp_path: Path) -> None:
     names = list(expected.tensors)
     expected_values = {name: expected.read(name) for name in names}
     refused = 0
-    for _ in range(600):
+    for _ in range(400):
         changed = mutated(content, rng)
         if changed == content:
             continue
@@ -224,12 +224,12 @@ def test_no_mutation_is_read_in_silence(tmp_path: Path) -> None:
         assert not ckpt.has_crc
         assert list(ckpt.tensors) == names[: len(ckpt.tensors)]
         assert all(torch.equal(ckpt.read(name), expected_values[name]) for name in ckpt.tensors)
-    assert refused > 560
+    assert refused > 370
 
 
 def test_mutations_without_checksum_are_read_or_refused(tmp_path: Path) -> None:
     content, rng = whole()[:-17], random.Random(1)
-    for _ in range(600):
+    for _ in range(400):
         try:
             ckpt = opened(tmp_path, mutated(content, rng))
             for name in ckpt.tensors:
