@@ -85,6 +85,6 @@ def test_the_table_of_layouts_is_that_of_the_arithmetic():
 
 def test_help_names_every_verb_and_the_exit_codes():
     output = CliRunner().invoke(app, ["--help"]).output
-    for verb in ("tokenizer", "prepare", "train", "evaluate", "generate", "export", "report", "config"):
+    for verb in ("tokenizer", "prepare", "train", "evaluate", "generate", "export", "convert", "report", "config"):
         assert verb in output
     assert "75 preempted and saved" in " ".join(output.split())

@@ -69,7 +69,9 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
 def ours_from_hub(names: NameTable, ours: str, hub: Mapping[str, Tensor]) -> Tensor:
     """Our tensor `ours` put together from the hub's."""
     entry = names.entry(ours)
-    parts = to_ours(entry.layout, [hub[theirs] for theirs in entry.theirs], len(entry.ours))
+    # What the hub joins is of equal size.
+    rows = hub[entry.theirs[0]].shape[0] // len(entry.ours)
+    parts = to_ours(entry, [hub[theirs] for theirs in entry.theirs], [(rows,)] * len(entry.ours))
     return parts[entry.ours.index(ours)]
 
 
@@ -78,7 +80,8 @@ def load_from_hub(model: Decoder, hub: Mapping[str, Tensor]) -> set[str]:
     family, used = family_of(model.config), set()
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     for entry in family.tensors(model.config):
-        parts = to_ours(entry.layout, [hub[theirs] for theirs in entry.theirs], len(entry.ours))
+        shapes = [tensors[name].shape for name in entry.ours]
+        parts = to_ours(entry, [hub[theirs] for theirs in entry.theirs], shapes)
         with torch.no_grad():
             for ours, part in zip(entry.ours, parts, strict=True):
                 tensors.pop(ours).copy_(part)

@@ -104,7 +104,7 @@ def test_an_8_bit_checkpoint_comes_in_by_its_scales(tmp_path: Path) -> None:
     table = family_of(config).names(config)
     for name, tensor in named(model).items():
         entry = table.entry(name)
-        for theirs, part in zip(entry.theirs, to_theirs(entry.layout, [tensor]), strict=True):
+        for theirs, part in zip(entry.theirs, to_theirs(entry, [tensor]), strict=True):
             assert torch.equal(part, expected.get(theirs, stored[theirs].float())), theirs
 
 
@@ -211,7 +211,7 @@ def test_every_tensor_of_the_released_deepseek_v3_has_its_place() -> None:
     table = family.names(config)
     ours = {}
     for entry in table.entries(tensors):
-        parts = to_theirs(entry.layout, [tensors[name] for name in entry.ours])
+        parts = to_theirs(entry, [tensors[name] for name in entry.ours])
         ours |= {name: tuple(part.shape) for name, part in zip(entry.theirs, parts, strict=True)}
     ours |= {theirs: tuple(tensors[name].shape) for theirs, name in table.copies.items()}
     scales = {name for name in published if name.endswith("weight_scale_inv")}

@@ -99,7 +99,7 @@ def assert_gradients_equal(ours: Decoder, theirs: dict[str, Tensor]) -> None:
         if not set(entry.ours) <= set(grads):
             assert entry.ours[0].endswith("router.bias"), entry.ours
             continue
-        parts = to_theirs(entry.layout, [grads[name] for name in entry.ours])
+        parts = to_theirs(entry, [grads[name] for name in entry.ours])
         for theirs_name, part in zip(entry.theirs, parts, strict=True):
             expected = theirs[theirs_name]
             assert (part - expected).norm() <= TOLERANCE * expected.norm(), theirs_name
@@ -272,7 +272,7 @@ def test_weights_come_in_and_go_out_to_the_bit(pair: Pair) -> None:
     """What is read from the hub's files is what they hold, put back into their layout."""
     tensors = dict(pair.ours.named_parameters()) | dict(pair.ours.named_buffers())
     for entry in family_of(pair.ours.config).tensors(pair.ours.config):
-        parts = to_theirs(entry.layout, [tensors[name] for name in entry.ours])
+        parts = to_theirs(entry, [tensors[name] for name in entry.ours])
         for name, part in zip(entry.theirs, parts, strict=True):
             assert torch.equal(part, pair.hub[name]), name
 

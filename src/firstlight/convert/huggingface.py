@@ -92,7 +92,7 @@ class _Pieces:
         self._saved.fill({f"model/{name}": tensor for name, tensor in zip(entry.ours, ours, strict=True)})
         cast = [tensor.to(self._dtype_of(name)) for name, tensor in zip(entry.ours, ours, strict=True)]
         # Copies: safetensors refuses tensors that share memory, as the slices of stacked experts do.
-        parts = [part.contiguous().clone() for part in to_theirs(entry.layout, cast)]
+        parts = [part.contiguous().clone() for part in to_theirs(entry, cast)]
         return dict(zip(entry.theirs, parts, strict=True))
 
     def _dtype_of(self, name: str) -> torch.dtype:

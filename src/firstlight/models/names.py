@@ -7,20 +7,37 @@ A row says which tensors of ours and theirs hold the same numbers, and how they 
 | `same` | ours as it is |
 | `per_expert` | one tensor for each index of our first dimension |
 | `joined` | ours one after another along the first dimension |
+| `grouped` | ours cut in `groups` along the first dimension; the first group of each, then the second of each |
+| `interleaved_rows` | ours in turn along the first dimension: a row of the first, a row of the second |
 | `transposed` | ours with its last two dimensions swapped |
 | `interleaved` | ours in turn along the last dimension: first of the first, first of the second, second of the first |
 | `interleaved_transposed` | ours transposed, then interleaved |
+| `transposed_joined` | ours transposed, then one after another along the last dimension |
+| `flat_transposed` | ours transposed, then the first two dimensions as one |
+| `flat_transposed_joined` | as `transposed_joined`, then the first two dimensions as one |
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from firstlight.base.errors import FirstlightError
 
-TensorLayout = Literal["same", "per_expert", "joined", "transposed", "interleaved", "interleaved_transposed"]
+TensorLayout = Literal[
+    "same",
+    "per_expert",
+    "joined",
+    "grouped",
+    "interleaved_rows",
+    "transposed",
+    "interleaved",
+    "interleaved_transposed",
+    "transposed_joined",
+    "flat_transposed",
+    "flat_transposed_joined",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +51,21 @@ class Row:
     ours: tuple[str, ...]
     theirs: str
     layout: TensorLayout = "same"
+    groups: int = 1
 
     def under(self, ours: str, theirs: str) -> "Row":
         """The row with prefixes before its names."""
-        return Row(ours=tuple(ours + name for name in self.ours), theirs=theirs + self.theirs, layout=self.layout)
+        return replace(self, ours=tuple(ours + name for name in self.ours), theirs=theirs + self.theirs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row with its numbers filled in: `ours` and `theirs` hold the same values, as `layout` says."""
+    """A row with its numbers filled in: `ours` and `theirs` hold the same values, as `layout` and `groups` say."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
     layout: TensorLayout
+    groups: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +105,7 @@ class NameTable:
             ours=tuple(name.format(**numbers) for name in row.ours),
             theirs=tuple(name.format(**numbers) for name in theirs),
             layout=row.layout,
+            groups=row.groups,
         )
 
     def theirs(self, ours: str) -> list[str]:

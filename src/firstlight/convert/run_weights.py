@@ -1,0 +1,72 @@
+"""The weights of a run's checkpoint, under our own names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from firstlight.base.errors import InputError
+from firstlight.checkpoint.manifest import read_manifest
+from firstlight.checkpoint.saved_tensors import SavedTensors, open_newest
+from firstlight.checkpoint.step_folder import step_folder
+from firstlight.config.model import ModelConfig
+from firstlight.convert.named_weights import NamedWeights
+from firstlight.convert.source import StoredTensor
+from firstlight.models.family import family_of
+from firstlight.models.names import Entry, NameTable
+
+
+def meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
+    """A model's parameters and buffers by name, without values."""
+    with torch.device("meta"):
+        built = family_of(model).build(model)
+    return dict(built.named_parameters()) | dict(built.named_buffers())
+
+
+class RunWeights:
+    """The model of the newest checkpoint in `folder`, or of the one after `step`, verified before the first is read.
+
+    Raises InputError or UnusableCheckpoint when there is none of that step, NoCheckpointError when none loads.
+    """
+
+    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], step: int | None = None) -> None:
+        saved_names = {f"model/{name}": tensor for name, tensor in tensors.items()}
+        self._saved = open_newest(folder, saved_names) if step is None else _open_step(folder, step, saved_names)
+        self.place = self._saved.folder
+        self.files = tuple(self.place / name for name in sorted(self._saved.manifest.files))
+        self.tensors: Mapping[str, StoredTensor] = {
+            name: StoredTensor(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in tensors.items()
+        }
+
+    def read(self, name: str) -> Tensor:
+        """The whole tensor. Raises UnusableCheckpoint when it cannot be read."""
+        stored = self.tensors[name]
+        out = torch.empty(stored.shape, dtype=stored.dtype)
+        self._saved.fill({f"model/{name}": out})
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnNames(NameTable):
+    """Our names beside themselves."""
+
+    def entry(self, ours: str) -> Entry:
+        """The tensor as it is."""
+        return Entry(ours=(ours,), theirs=(ours,), layout="same")
+
+
+def named_weights(model: ModelConfig, folder: Path, step: int | None = None) -> NamedWeights:
+    """The weights of a run whose checkpoints are in `folder`."""
+    source = RunWeights(folder, meta_tensors(model), step)
+    return NamedWeights(source=source, table=OwnNames(rows=(), num_hidden_layers=model.num_hidden_layers))
+
+
+def _open_step(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> SavedTensors:
+    path = folder / step_folder(step)
+    if not path.is_dir():
+        raise InputError(f"{folder} has no checkpoint of step {step}")
+    saved = SavedTensors(folder=path, manifest=read_manifest(path))
+    saved.verify(tensors)
+    return saved
