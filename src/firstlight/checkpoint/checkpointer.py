@@ -13,10 +13,11 @@ from torch import Tensor
 from firstlight.base.errors import FirstlightError, FolderInUseError, NoCheckpointError
 from firstlight.base.log import get_logger
 from firstlight.base.peers import Alone, Peers, together
+from firstlight.checkpoint.disk import Disk, LocalDisk
 from firstlight.checkpoint.manifest import Manifest
 from firstlight.checkpoint.reader import load
 from firstlight.checkpoint.retention import Retention
-from firstlight.checkpoint.snapshot import HostBuffers
+from firstlight.checkpoint.snapshot import HostBuffers, num_bytes_written
 from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
 from firstlight.checkpoint.task import Task
 from firstlight.checkpoint.writer import CheckpointWriter
@@ -54,6 +55,7 @@ class Checkpointer:
         configuration: Mapping[str, Any],
         is_ours: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
+        disk: Disk | None = None,
     ) -> None:
         self._folder = folder
         self._config = config
@@ -61,8 +63,9 @@ class Checkpointer:
         self._configuration = dict(configuration)
         self._is_ours = is_ours
         self._clock = clock
-        self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size)
-        self._retention = Retention(folder, config)
+        disk = disk or LocalDisk()
+        self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size, disk=disk)
+        self._retention = Retention(folder, config, disk)
         self._buffers = HostBuffers()
         self._known_step: int | None = None
         self._saving: _Saving | None = None
@@ -93,7 +96,8 @@ class Checkpointer:
         self._saved_at = self._clock()
         self._failure, self._is_last_lost = None, False
         name = step_folder(state.step)
-        prepare = partial(self._prepare, name) if self._peers.rank == 0 else None
+        tensors = state.tensors()
+        prepare = partial(self._prepare, name, num_bytes_written(tensors)) if self._peers.rank == 0 else None
         if self._has_failed(Task(prepare, in_background=False)):
             return
         manifest = Manifest(
@@ -104,7 +108,7 @@ class Checkpointer:
             files={},
             tensors={},
         )
-        shards = self._buffers.copy(state.tensors(), is_first_rank=self._peers.rank == 0)
+        shards = self._buffers.copy(tensors, is_first_rank=self._peers.rank == 0)
         write = Task(partial(self._writer.write_part, name, shards), in_background=self._config.asynchronous)
         self._saving = _Saving(name=name, manifest=manifest, task=write)
         if not self._config.asynchronous:
@@ -154,9 +158,9 @@ class Checkpointer:
             together(self._peers, partial(_end_when_fenced_off, failure))
         return self._is_last_lost
 
-    def _prepare(self, name: str) -> None:
+    def _prepare(self, name: str, num_bytes: int) -> None:
         self._check_ours(name)
-        self._writer.prepare(name)
+        self._writer.prepare(name, num_bytes)
 
     def _check_ours(self, name: str) -> None:
         if not self._is_ours():
@@ -167,7 +171,7 @@ class Checkpointer:
     def _publish(self, saving: "_Saving") -> None:
         self._check_ours(saving.name)
         manifest = self._writer.publish(saving.name, saving.manifest)
-        if manifest.health and not manifest.is_healthy:
+        if not manifest.is_healthy:
             names = ", ".join(manifest.health.not_finite)
             get_logger().warning(f"{self._folder / saving.name} is unhealthy: values that are not finite in {names}")
         self._retention.saved(manifest)

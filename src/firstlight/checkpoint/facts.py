@@ -7,6 +7,7 @@ from typing import Any
 
 from firstlight.base.errors import InputError, NoCheckpointError
 from firstlight.checkpoint.blocks import Region, opened
+from firstlight.checkpoint.disk import LocalDisk
 from firstlight.checkpoint.manifest import Manifest, TensorRecord, UnusableCheckpoint, read_manifest
 from firstlight.checkpoint.reader import verify_files
 from firstlight.checkpoint.retention import Retention
@@ -82,7 +83,7 @@ def prune(folder: Path, *, keep_last: int, keep_every_steps: int) -> list[int]:
     before = candidates(folder)
     if before:
         config = CheckpointConfig(keep_last=keep_last, keep_every_steps=keep_every_steps)
-        Retention(folder, config).prune()
+        Retention(folder, config, LocalDisk()).prune()
     return sorted(step_of(path) for path in set(before) - set(candidates(folder)))
 
 
@@ -135,7 +136,7 @@ def _facts(path: Path, *, reads_files: bool) -> CheckpointFacts:
         ranks, tensors = manifest.world_size, len(manifest.tensors)
         if reads_files:
             verify_files(path, manifest)
-        if manifest.health and not manifest.is_healthy:
+        if not manifest.is_healthy:
             fault = f"not finite: {', '.join(manifest.health.not_finite)}"
     except UnusableCheckpoint as error:
         fault = str(error)

@@ -3,15 +3,17 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from firstlight.base.errors import FirstlightError
 
 MANIFEST = "manifest.json"
 FORMAT = "firstlight-checkpoint"
-VERSION = 1
+VERSION = 2
+PIECE_BYTES = 1 << 24
+"""Pieces that files are hashed in: small enough to check little more than is read, large enough to read at once."""
 
 
 class UnusableCheckpoint(FirstlightError):
@@ -39,10 +41,17 @@ class TensorRecord(_Record):
 
 
 class FileRecord(_Record):
-    """Size and SHA-256 of a file, by which a changed byte is noticed."""
+    """Size of a file and SHA-256 of each of its pieces of `piece_bytes`, by which a changed byte is noticed."""
 
-    num_bytes: int
-    sha256: str
+    num_bytes: Annotated[int, Field(ge=0)]
+    piece_bytes: Annotated[int, Field(ge=1)]
+    pieces: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _pieces_are_the_file(self) -> "FileRecord":
+        if len(self.pieces) != -(-self.num_bytes // self.piece_bytes):
+            raise ValueError(f"{len(self.pieces)} pieces of {self.piece_bytes} are no file of {self.num_bytes} bytes")
+        return self
 
 
 class Health(_Record):
@@ -75,8 +84,7 @@ class Manifest(_Record):
     configuration: dict[str, Any]
     files: dict[str, FileRecord]
     tensors: dict[str, TensorRecord]
-    health: Health | None = None
-    """None in checkpoints that were written before it was looked at."""
+    health: Health = Health()
     digest: str = ""
     """SHA-256 of all the other fields, so that a changed digit here is noticed as well."""
 
@@ -91,17 +99,14 @@ class Manifest(_Record):
     @property
     def is_healthy(self) -> bool:
         """Whether a run may go on from it, as far as is known."""
-        return self.health is None or self.health.is_good
+        return self.health.is_good
 
     def text(self) -> str:
         """The content of the file."""
-        return self.model_dump_json(indent=1, exclude=self._left_out())
+        return self.model_dump_json(indent=1)
 
     def _content_digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"} | self._left_out()).encode()).hexdigest()
-
-    def _left_out(self) -> set[str]:
-        return {"health"} if self.health is None else set()
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
 
 
 def join_parts(manifest: Manifest, parts: list[Part]) -> Manifest:

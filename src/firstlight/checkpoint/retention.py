@@ -4,6 +4,7 @@ from pathlib import Path
 
 from firstlight.base.errors import FirstlightError
 from firstlight.base.log import get_logger
+from firstlight.checkpoint.disk import Disk
 from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
 from firstlight.checkpoint.reader import verify_files
 from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
@@ -14,8 +15,9 @@ from firstlight.config.training import CheckpointConfig
 class Retention:
     """Removes old checkpoints of `folder` after each save. For the first rank."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, disk: Disk) -> None:
         self._folder = folder
+        self._disk = disk
         self._config = config
         self._good: set[int] = set()
         """Steps of healthy checkpoints that this process has written or restored."""
@@ -41,7 +43,7 @@ class Retention:
             return
         good = next((folder for folder in usable if self._is_good(folder)), None)
         try:
-            remove([folder for folder in old if folder != good])
+            remove(self._disk, [folder for folder in old if folder != good])
         except FirstlightError as error:
             get_logger().warning(str(error))
 

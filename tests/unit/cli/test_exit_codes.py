@@ -158,7 +158,7 @@ def test_1_when_the_disk_is_full(run: TinyRun, monkeypatch: pytest.MonkeyPatch) 
 
     before = contents(run.checkpoints / "step-00000002")
     shutil.rmtree(run.checkpoints / "step-00000004")
-    monkeypatch.setattr("firstlight.checkpoint.files.write_durably", full)
+    monkeypatch.setattr("firstlight.checkpoint.disk.LocalDisk.write", full)
     monkeypatch.setattr("firstlight.train.run_folder.replace_durably", lambda *_: None)
     answer = ask(run.folder, *train_arguments())
     assert answer.exit_code == 1
