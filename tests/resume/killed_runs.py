@@ -80,33 +80,38 @@ def same(one: Manifest, other: Manifest) -> bool:
     return one.step == other.step and one.files == other.files and one.state == other.state
 
 
-def kill_again_and_again(arguments: list[str], output: Path, num_kills: int, seconds: float) -> Counts:
-    """Kill `num_kills` times, starting anew whenever a run has come to its end."""
+def kill_again_and_again(arguments: list[str], output: Path, num_kills: int) -> Counts:
+    """Kill `num_kills` times, starting anew whenever a run has come to its end.
+
+    A life lasts at most as long as a whole run does on this machine, which may become faster or slower meanwhile.
+    """
     counts, source = Counts(), random.Random(num_kills)
+    begin = time.monotonic()
     if ended_within(start(arguments), 600) != 0:
         sys.exit("the undisturbed run failed")
+    longest = time.monotonic() - begin
     undisturbed = read_manifest(candidates(output / "checkpoints")[0])
     shutil.rmtree(output)
     newest = 0
     while counts.kills < num_kills or newest > 0:
-        limit = source.uniform(0, seconds) if counts.kills < num_kills else 600
+        limit = source.uniform(0, longest) if counts.kills < num_kills else 600
         status = ended_within(start(arguments), limit)
         if status is None:
             counts.kills += 1
             newest = look(output / "checkpoints", counts, newest)
+            longest *= 1 if newest else 1.05
             continue
         if status != 0:
             sys.exit(f"after kill {counts.kills}: a run that went on ended with status {status}")
         if not same(read_manifest(candidates(output / "checkpoints")[0]), undisturbed):
             sys.exit(f"after kill {counts.kills}: the run ended with other weights than the undisturbed one")
         counts.finished += 1
+        longest *= 0.9
         shutil.rmtree(output)
         newest = 0
     return counts
 
 
 if __name__ == "__main__":
-    kills, longest, *words = sys.argv[1:]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    found = kill_again_and_again(words, Path("out"), int(kills), float(longest))
+    found = kill_again_and_again(sys.argv[2:], Path("out"), int(sys.argv[1]))
     sys.stdout.write(json.dumps(vars(found)) + "\n")

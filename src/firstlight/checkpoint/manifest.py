@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from firstlight.base.errors import FirstlightError
+from firstlight.checkpoint.key import fault_of, signature_of
 
 MANIFEST = "manifest.json"
 FORMAT = "firstlight-checkpoint"
@@ -88,9 +89,13 @@ class Manifest(_Record):
     digest: str = ""
     """SHA-256 of all the other fields, so that a changed digit here is noticed as well."""
 
-    def sealed(self) -> "Manifest":
-        """The same with its digest."""
-        return self.model_copy(update={"digest": self._content_digest()})
+    signature: str = ""
+    """HMAC-SHA256 of the digest, where there is a key."""
+
+    def sealed(self, key: bytes | None = None) -> "Manifest":
+        """The same with its digest, signed where there is a key."""
+        digest = self._content_digest()
+        return self.model_copy(update={"digest": digest, "signature": signature_of(digest, key) if key else ""})
 
     def is_intact(self) -> bool:
         """Whether the digest is that of the content."""
@@ -106,10 +111,10 @@ class Manifest(_Record):
         return self.model_dump_json(indent=1)
 
     def _content_digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude={"digest", "signature"}).encode()).hexdigest()
 
 
-def join_parts(manifest: Manifest, parts: list[Part]) -> Manifest:
+def join_parts(manifest: Manifest, parts: list[Part], key: bytes | None = None) -> Manifest:
     """`manifest` with the files and tensors of all ranks, sealed; the blocks of one tensor come together."""
     files: dict[str, FileRecord] = {}
     tensors: dict[str, TensorRecord] = {}
@@ -120,18 +125,26 @@ def join_parts(manifest: Manifest, parts: list[Part]) -> Manifest:
             shards = (*known.shards, *record.shards) if known else record.shards
             tensors[name] = record.model_copy(update={"shards": shards})
     health = Health(not_finite=tuple(sorted({name for part in parts for name in part.not_finite})))
-    return manifest.model_copy(update={"files": files, "tensors": tensors, "health": health}).sealed()
+    return manifest.model_copy(update={"files": files, "tensors": tensors, "health": health}).sealed(key)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder. Raises UnusableCheckpoint."""
+def read_manifest(folder: Path, key: bytes | None = None) -> Manifest:
+    """The manifest of a checkpoint folder, held to its digest and signature. Raises UnusableCheckpoint."""
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
-        manifest = Manifest.model_validate(json.loads(text))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UnusableCheckpoint(f"{path} is missing; the checkpoint was never finished") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
+    return parse_manifest(content, str(path), key)
+
+
+def parse_manifest(content: bytes, path: str, key: bytes | None = None) -> Manifest:
+    """The same from what was read at `path`."""
+    try:
+        manifest = Manifest.model_validate(json.loads(content.decode("utf-8")))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -143,4 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if not manifest.is_intact():
         raise UnusableCheckpoint(f"{path} is changed: its content does not have the digest {manifest.digest}")
+    fault_of_signature = fault_of(manifest.signature, manifest.digest, key)
+    if fault_of_signature:
+        raise UnusableCheckpoint(f"{path} {fault_of_signature}")
     return manifest

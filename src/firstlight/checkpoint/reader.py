@@ -110,13 +110,13 @@ class ReadPlan:
             )
 
 
-def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> Manifest | None:
+def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes | None = None) -> Manifest | None:
     """Fill `tensors` from the checkpoint in `folder`; None when that is not possible on all ranks. Collective.
 
     Each rank reads and checks the pieces that its own shards are in. A rank on which that fails says why; the tensors
     are of no use then, until another checkpoint has filled them.
     """
-    manifest = _agreed(peers, lambda: _healthy(folder))
+    manifest = _agreed(peers, lambda: _healthy(folder, key))
     if manifest is None or not _is_same_everywhere(peers, manifest, folder):
         return None
     shards = {name: local_shard(tensor, is_first_rank=False) for name, tensor in tensors.items()}
@@ -126,8 +126,8 @@ def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> Manifest 
     return manifest if _agreed(peers, plan.read) is not None else None
 
 
-def _healthy(folder: Path) -> Manifest:
-    manifest = read_manifest(folder)
+def _healthy(folder: Path, key: bytes | None) -> Manifest:
+    manifest = read_manifest(folder, key)
     if not manifest.is_healthy:
         names = ", ".join(manifest.health.not_finite)
         raise UnusableCheckpoint(f"{folder} is unhealthy: values that are not finite in {names}")

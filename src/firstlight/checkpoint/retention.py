@@ -15,7 +15,8 @@ from firstlight.config.training import CheckpointConfig
 class Retention:
     """Removes old checkpoints of `folder` after each save. For the first rank."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig, disk: Disk) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, disk: Disk, key: bytes | None) -> None:
+        self._key = key
         self._folder = folder
         self._disk = disk
         self._config = config
@@ -55,7 +56,7 @@ class Retention:
         if step_of(folder) in self._good:
             return True
         try:
-            manifest = read_manifest(folder)
+            manifest = read_manifest(folder, self._key)
             verify_files(folder, manifest)
         except UnusableCheckpoint:
             return False

@@ -36,7 +36,7 @@ class SavedTensors:
         return ReadPlan(self.folder, self.manifest, shards)
 
 
-def open_newest(folder: Path, tensors: Mapping[str, Tensor]) -> SavedTensors:
+def open_newest(folder: Path, tensors: Mapping[str, Tensor], key: bytes | None = None) -> SavedTensors:
     """The newest checkpoint in `folder` that has `tensors`, which may be on the meta device. For one process.
 
     Raises NoCheckpointError when there is none.
@@ -44,7 +44,7 @@ def open_newest(folder: Path, tensors: Mapping[str, Tensor]) -> SavedTensors:
     found = candidates(folder)
     for candidate in found:
         try:
-            saved = SavedTensors(folder=candidate, manifest=read_manifest(candidate))
+            saved = SavedTensors(folder=candidate, manifest=read_manifest(candidate, key))
             saved.verify(tensors)
         except UnusableCheckpoint as error:
             get_logger().warning(f"checkpoint passed over: {error}")

@@ -34,8 +34,9 @@ class CheckpointWriter:
     FirstlightError with the path, the reason and the space when the disk refuses; published checkpoints stay.
     """
 
-    def __init__(self, folder: Path, *, rank: int, num_ranks: int, disk: Disk) -> None:
+    def __init__(self, folder: Path, *, rank: int, num_ranks: int, disk: Disk, key: bytes | None = None) -> None:
         self._folder = folder
+        self._key = key
         self._disk = disk
         self._rank = rank
         self._num_ranks = num_ranks
@@ -73,7 +74,8 @@ class CheckpointWriter:
         staging, target = self._staging(name), self._folder / name
         part_files = [_part_file(staging, rank) for rank in range(self._num_ranks)]
         with self._refusals(staging, sum(file.stat().st_size for file in part_files if file.exists())):
-            whole = join_parts(manifest, [Part.model_validate_json(file.read_bytes()) for file in part_files])
+            parts = [Part.model_validate_json(file.read_bytes()) for file in part_files]
+            whole = join_parts(manifest, parts, self._key)
             for file in part_files:
                 self._disk.remove(file)
             self._write(staging / MANIFEST, whole.text())
