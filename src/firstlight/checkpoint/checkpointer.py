@@ -101,6 +101,11 @@ class Checkpointer:
         self._settle()
         if state.step == self._known_step:
             return
+        self._start(state)
+        if self._peers.rank == 0:
+            self._interval.stalled()
+
+    def _start(self, state: Stateful) -> None:
         self._failure, self._is_last_lost = None, False
         name = step_folder(state.step)
         tensors = state.tensors()
@@ -120,8 +125,6 @@ class Checkpointer:
         self._saving = _Saving(name=name, manifest=manifest, task=write)
         if not self._config.asynchronous:
             self._settle()
-        if self._peers.rank == 0:
-            self._interval.stalled()
 
     def finish(self) -> None:
         """Wait for a save in flight. Raises FirstlightError when the last one, or what follows it, has failed."""

@@ -198,7 +198,8 @@ def open_store(url: str) -> ObjectStore:
     except ImportError:
         raise InputError(f"checkpoint.copy_to = {url} needs fsspec: pip install 'firstlight[object-storage]'") from None
     try:
-        objects, root = fsspec.core.url_to_fs(url)
+        is_local = fsspec.utils.get_protocol(url) in ("file", "local")
+        objects, root = fsspec.core.url_to_fs(url, **({"auto_mkdir": True} if is_local else {}))
     except (ValueError, ImportError) as error:
         raise InputError(f"checkpoint.copy_to = {url} cannot be used: {error}") from None
     return ObjectStore(objects, root, url=url.rstrip("/"))

@@ -41,11 +41,10 @@ def test_an_export_while_training_is_that_of_the_verb(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_refuses_an_export_ends_no_training(tmp_path: Path) -> None:
-    """Exports of steps 2 and 4 fail, the last step has none: the run is whole."""
+    """The export of step 4 fails, the last step has none: the run is whole."""
     run = make_tiny_run(tmp_path)
     assert run.train(*EVERY, "checkpoint.export_every_steps=0").returncode == 0
-    for step in (4, 5):
-        shutil.rmtree(run.checkpoints / f"step-0000000{step}")
+    shutil.rmtree(run.checkpoints / "step-00000005")
     (run.output / "exports").write_text("in the way")
     done = run.train(*EVERY)
     assert done.returncode == 0, done.stderr
