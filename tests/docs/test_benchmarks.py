@@ -46,3 +46,21 @@ def test_the_data_path_is_measured(tmp_path: Path) -> None:
     # Two starts and one reading of megatron-core, and its way of preparing: all say why they are not there.
     assert done.stdout.count("left out: FIRSTLIGHT_MEGATRON_PYTHON is not set") == 4
     assert not list((tmp_path / "files").iterdir())
+
+
+def test_checkpoints_are_measured(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "bench_checkpoint.py"),
+            *("--folder", str(tmp_path), "--parameters", "20000", "--rounds", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("disk", "firstlight", "torch.save", "dcp.save", "dcp.async_save", "firstlight, not hashed"):
+        assert any(line.strip().startswith(name) and "GB/s" in line for line in done.stdout.splitlines()), done.stdout
+    assert "% of dcp.save" in done.stdout
+    assert list(tmp_path.iterdir()) == []

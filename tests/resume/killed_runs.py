@@ -58,12 +58,22 @@ class Counts:
 
     def __init__(self) -> None:
         self.kills = self.in_a_save = self.before_the_first = self.finished = 0
+        self._seen: set[tuple[int, int]] = set()
+
+    def look_for_an_interrupted_save(self, checkpoints: Path) -> None:
+        """Count the kill when it left a hidden folder that was not there after another one."""
+        found = {(path.stat().st_ino, path.stat().st_ctime_ns) for path in checkpoints.glob(".*")}
+        self.in_a_save += bool(found - self._seen)
+        self._seen |= found
+
+    def shown(self) -> str:
+        return json.dumps({name: value for name, value in vars(self).items() if not name.startswith("_")})
 
 
 def look(checkpoints: Path, counts: Counts, newest: int) -> int:
     """After a kill: every published checkpoint is sound, and the newest is not older than before; its step."""
     if checkpoints.is_dir():
-        counts.in_a_save += any(path.name.startswith(".") for path in checkpoints.iterdir())
+        counts.look_for_an_interrupted_save(checkpoints)
     found = verify_checkpoints(checkpoints, None) if candidates(checkpoints) else []
     faults = [f"{one.path}: {one.fault}" for one in found if one.fault]
     if faults:
@@ -93,13 +103,14 @@ def kill_again_and_again(arguments: list[str], output: Path, num_kills: int) -> 
     undisturbed = read_manifest(candidates(output / "checkpoints")[0])
     shutil.rmtree(output)
     newest = 0
-    while counts.kills < num_kills or newest > 0:
+    while counts.kills < num_kills or newest > 0 or counts.finished == 0:
         limit = source.uniform(0, longest) if counts.kills < num_kills else 600
         status = ended_within(start(arguments), limit)
         if status is None:
             counts.kills += 1
-            newest = look(output / "checkpoints", counts, newest)
-            longest *= 1 if newest else 1.05
+            before, newest = newest, look(output / "checkpoints", counts, newest)
+            # Few lives shall end while they start, and few at the end of the run.
+            longest *= 1.1 if newest == before else 0.97
             continue
         if status != 0:
             sys.exit(f"after kill {counts.kills}: a run that went on ended with status {status}")
@@ -114,4 +125,4 @@ def kill_again_and_again(arguments: list[str], output: Path, num_kills: int) -> 
 
 if __name__ == "__main__":
     found = kill_again_and_again(sys.argv[2:], Path("out"), int(sys.argv[1]))
-    sys.stdout.write(json.dumps(vars(found)) + "\n")
+    sys.stdout.write(found.shown() + "\n")

@@ -39,9 +39,9 @@ def test_killed_at_chance_moments(tmp_path: Path, kills: int, asynchronous: bool
     counts = json.loads(done.stdout.splitlines()[-1])
     sys.stdout.write(f"asynchronous={asynchronous}: {counts}\n")
     assert counts["kills"] == kills
+    assert counts["finished"] > 0
     if kills > 100:
         assert counts["in_a_save"] > kills // 20
-        assert counts["finished"] > 1
 
 
 def arguments(asynchronous: bool) -> list[str]:
