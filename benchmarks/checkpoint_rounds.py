@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,14 @@ class Equal(str):
 
 
 class Rounds:
-    """All ways, each in a folder of its own; `times` holds seconds by name, one for each round."""
+    """All ways, each in a folder of its own; `times` holds the seconds of each round by name, `cpu_times` a core's."""
 
     def __init__(self, folder: Path, num_parameters: int) -> None:
         self.folder = folder
         self.state = State(num_parameters)
         self.num_bytes = sum(tensor.nbytes for tensor in self.state.live.values())
         self.times: dict[str, list[float]] = {}
+        self.cpu_times: dict[str, list[float]] = {}
         # Each way that keeps a copy of the state in memory does so from the first round on.
         self.ours = self._checkpointer(folder / "ours")
         self.stager = DefaultStager(StagingOptions(*[False] * 4))
@@ -80,11 +82,17 @@ class Rounds:
             way()
         self.state.step += 1
 
-    def timed(self, name: str, act: Callable[[], Any]) -> Any:
-        begin = time.perf_counter()
-        result = act()
+    @contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        """Seconds by the clock and of all threads."""
+        begin, cpu_begin = time.perf_counter(), time.process_time()
+        yield
         self.times.setdefault(name, []).append(time.perf_counter() - begin)
-        return result
+        self.cpu_times.setdefault(name, []).append(time.process_time() - cpu_begin)
+
+    def timed(self, name: str, act: Callable[[], Any]) -> Any:
+        with self.timing(name):
+            return act()
 
     def loaded(self, name: str, folder: Path, load: Callable[[], Any]) -> None:
         """Time `load` from the disk, then from the page cache."""
@@ -102,10 +110,9 @@ class Rounds:
     def save_ours(self) -> None:
         """Stall of the step, the whole save, and loads with and without hashing."""
         folder = self.folder / "ours"
-        begin = time.perf_counter()
-        self.timed("firstlight: stall", lambda: self.ours.save(self.state))
-        self.ours.finish()
-        self.times.setdefault("firstlight: save", []).append(time.perf_counter() - begin)
+        with self.timing("firstlight: save"):
+            self.timed("firstlight: stall", lambda: self.ours.save(self.state))
+            self.ours.finish()
         self.loaded("firstlight", folder, lambda: self._checkpointer(folder).restore(self.state))
         digest, pieces.digest_of = pieces.digest_of, lambda _: Equal()
         self.loaded("firstlight, not hashed", folder, lambda: self._checkpointer(folder).restore(self.state))
@@ -140,10 +147,8 @@ class Rounds:
         """The same beside the training, with a stager that keeps its host copy."""
         folder = emptied(self.folder / "dcp_async")
         live = dict(self.state.live)
-        begin = time.perf_counter()
-        saving = self.timed("dcp.async_save: stall", lambda: self._async_save(live, folder))
-        saving.result()
-        self.times.setdefault("dcp.async_save: save", []).append(time.perf_counter() - begin)
+        with self.timing("dcp.async_save: save"):
+            self.timed("dcp.async_save: stall", lambda: self._async_save(live, folder)).result()
 
     def _async_save(self, live: dict[str, Any], folder: Path) -> Any:
         return dcp.async_save(live, checkpoint_id=folder, no_dist=True, async_stager=self.stager)
@@ -195,7 +200,8 @@ def main() -> None:
     for _ in range(wanted.rounds + 1):
         rounds.run()
     rounds.stager.close()
-    print(json.dumps({"bytes": rounds.num_bytes, "times": {name: all_[1:] for name, all_ in rounds.times.items()}}))
+    counted = [{name: all_[1:] for name, all_ in one.items()} for one in (rounds.times, rounds.cpu_times)]
+    print(json.dumps({"bytes": rounds.num_bytes, "times": counted[0], "cpu_times": counted[1]}))
 
 
 if __name__ == "__main__":

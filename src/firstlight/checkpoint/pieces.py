@@ -14,9 +14,12 @@ from pathlib import Path
 from firstlight.checkpoint.manifest import FileRecord, UnusableCheckpoint
 
 HASHING_THREADS = 2
-"""One keeps up with a disk of 1 GB/s; more would take the cores of the training."""
+"""Of a save: one keeps up with a disk of 1 GB/s; more would take the cores of the training."""
 
-_AHEAD = 4
+_READING_THREADS = 4
+"""Of a load, during which nothing else goes on."""
+
+_AHEAD = 2 * _READING_THREADS
 """Pieces that are read and hashed before they are asked for."""
 
 
@@ -54,7 +57,7 @@ class PieceReader:
         self._path = path
         self._descriptor = descriptor
         self._record = record
-        self._pool = ThreadPoolExecutor(HASHING_THREADS, "hash")
+        self._pool = ThreadPoolExecutor(_READING_THREADS, "read")
         self._expected: deque[int] = deque()
         self._coming: deque[tuple[int, Future[bytearray]]] = deque()
         self._current: tuple[int, bytearray] = (-1, bytearray())
