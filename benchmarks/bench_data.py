@@ -12,7 +12,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not installed
 
 from benchmarks.synthetic_set import Shape, write_synthetic_set  # noqa: E402
+from benchmarks.table import Row, show  # noqa: E402
 from firstlight.data.corpus import standard_library  # noqa: E402
 from firstlight.data.tokenizer import train_tokenizer  # noqa: E402
 
@@ -49,24 +49,6 @@ class Program:
             return None
         figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return figures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of a table: `rate` is what is compared, more is better; None where it was not measured."""
-
-    name: str
-    rate: float | None
-    text: str
-
-
-def show(title: str, rows: Sequence[Row], reference: int | None = 0) -> None:
-    """Print rows, each with its rate as a multiple of row number `reference`."""
-    print(f"\n{title}")
-    base = None if reference is None else rows[reference].rate
-    for row in rows:
-        ratio = f"{row.rate / base:8.2f} x" if row.rate and base else " " * 10
-        print(f"  {row.name:<42} {row.text:<80} {ratio}")
 
 
 def started(name: str, figures: dict[str, Any] | None, absent: str | None) -> Row:

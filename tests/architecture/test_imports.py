@@ -9,6 +9,7 @@ from tests.architecture.sources import Imports, SourceFile, imported_modules, pl
 # (file or folder, what it imports, reason): the only imports that may stand inside a function.
 INSIDE_A_FUNCTION = (
     ("cli/", "firstlight", "a verb imports what it calls, so that the others and --help answer without torch"),
+    ("checkpoint/object_store.py", "fsspec", "an extra, used only where checkpoint.copy_to is set"),
     ("observe/tensorboard.py", "tensorboard", "slow to load, and used only when the sink is chosen"),
 )
 

@@ -64,3 +64,21 @@ def test_memory_is_measured() -> None:
         *("| recompute", "| ---", "| selective, kept: attention"),
     ]
     assert all(float(figure.strip(" |")) > 0 for row in (rows[2], rows[5]) for figure in row[1:])
+
+
+def test_checkpoints_are_measured(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "bench_checkpoint.py"),
+            *("--folder", str(tmp_path), "--parameters", "20000", "--rounds", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("disk", "firstlight", "torch.save", "dcp.save", "dcp.async_save", "firstlight, not hashed"):
+        assert any(line.strip().startswith(name) and "GB/s" in line for line in done.stdout.splitlines()), done.stdout
+    assert "% of dcp.save" in done.stdout
+    assert list(tmp_path.iterdir()) == []

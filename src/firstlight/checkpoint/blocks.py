@@ -7,9 +7,10 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from firstlight.checkpoint.manifest import UnusableCheckpoint
+from firstlight.checkpoint.pieces import descriptor_of, fill_from
 
 NAME_OF_DTYPE = {
     torch.float64: "F64",
@@ -49,46 +51,57 @@ class Block:
     begin: int
 
 
-class BlockFile:
-    """An open safetensors file. `num_read` counts the bytes of tensors that were read."""
+Fill = Callable[[memoryview, int], None]
+"""Fills memory with the bytes of a file from a place on."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+
+class BlockFile:
+    """An open safetensors file of `size` bytes. `num_read` counts the bytes of tensors that were read."""
+
+    def __init__(self, path: Path, fill: Fill, size: int) -> None:
         self._path = path
-        self._descriptor = descriptor
+        self._fill = fill
+        self._size = size
         self.num_read = 0
         self.blocks = self._header()
 
     def read(self, name: str, region: Region) -> Tensor:
         """`region` of the tensor `name`, as a new tensor. Raises UnusableCheckpoint when the file ends before it."""
+        out = torch.empty([end - begin for begin, end in region], dtype=self.blocks[name].dtype)
+        self.read_into(name, region, out)
+        return out
+
+    def read_into(self, name: str, region: Region, out: Tensor) -> None:
+        """The same, into a tensor of its shape and type on any device."""
         block = self.blocks[name]
-        sizes = [end - begin for begin, end in region]
-        out = torch.empty(sizes, dtype=block.dtype)
         if out.numel() == 0:
-            return out
+            return
+        if out.device.type != "cpu" or not out.is_contiguous():
+            out.copy_(self.read(name, region))
+            return
         split = _first_contiguous_dim(block.shape, region)
-        run_bytes = math.prod(sizes[split:]) * block.dtype.itemsize
+        run_bytes = math.prod(out.shape[split:]) * block.dtype.itemsize
         if split > 0 and run_bytes < _SHORT_RUN_BYTES:
             rows = self.read(name, (region[0], *((0, size) for size in block.shape[1:])))
-            return out.copy_(rows[(slice(None), *(slice(begin, end) for begin, end in region[1:]))])
+            out.copy_(rows[(slice(None), *(slice(begin, end) for begin, end in region[1:]))])
+            return
         target = bytes_of(out)
         for number, begin in enumerate(_run_begins(block.shape, region, split)):
             place = block.begin + begin * block.dtype.itemsize
             self._fill(target[number * run_bytes : (number + 1) * run_bytes], place)
         self.num_read += len(target)
-        return out
 
-    def _fill(self, target: memoryview, place: int) -> None:
-        while target:
-            count = os.preadv(self._descriptor, [target], place)
-            if count == 0:
-                raise UnusableCheckpoint(f"{self._path} ends at byte {place}, in the middle of a tensor")
-            target, place = target[count:], place + count
+    def span(self, name: str, region: Region) -> tuple[int, int]:
+        """Begin and end of the bytes that `read` needs of the file, with what lies between them."""
+        block = self.blocks[name]
+        row = math.prod(block.shape[1:]) * block.dtype.itemsize
+        begin, end = region[0] if region else (0, 1)
+        return block.begin + begin * row, block.begin + end * row
 
     def _header(self) -> dict[str, Block]:
         prefix = bytearray(_LENGTH_BYTES)
         self._fill(memoryview(prefix), 0)
-        length = int.from_bytes(prefix, "little")
-        size = os.fstat(self._descriptor).st_size
+        length, size = int.from_bytes(prefix, "little"), self._size
         if length > min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
             raise UnusableCheckpoint(f"{self._path} cannot be read: its header of {length} bytes is longer than it")
         text = bytearray(length)
@@ -102,15 +115,30 @@ class BlockFile:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BlockFile]:
-    """The file at `path`. Raises UnusableCheckpoint when it cannot be read, here and inside of the block."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            yield BlockFile(path, descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
+    """The file at `path`, which was verified before. Raises UnusableCheckpoint when it cannot be read, also inside."""
+    with descriptor_of(path) as descriptor:
+        fill = partial(fill_from, path, descriptor)
+        yield BlockFile(path, fill, os.fstat(descriptor).st_size)
+
+
+def header_of(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:
+    """The beginning of a safetensors file with these tensors, and the order in which their bytes follow.
+
+    The widest types come first and the header's length is a multiple of 8, so that every value is aligned.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    entries, begin = {}, 0
+    for name in names:
+        tensor, end = tensors[name], begin + tensors[name].nbytes
+        entries[name] = {
+            "dtype": NAME_OF_DTYPE[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _LENGTH_BYTES)
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, names
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

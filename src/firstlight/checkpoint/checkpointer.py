@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,13 @@ from torch import Tensor
 from firstlight.base.errors import FirstlightError, FolderInUseError, NoCheckpointError
 from firstlight.base.log import get_logger
 from firstlight.base.peers import Alone, Peers, together
+from firstlight.checkpoint.disk import Disk, LocalDisk
+from firstlight.checkpoint.interval import SaveInterval
+from firstlight.checkpoint.key import read_key
 from firstlight.checkpoint.manifest import Manifest
 from firstlight.checkpoint.reader import load
 from firstlight.checkpoint.retention import Retention
-from firstlight.checkpoint.snapshot import HostBuffers
+from firstlight.checkpoint.snapshot import HostBuffers, num_bytes_written
 from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
 from firstlight.checkpoint.task import Task
 from firstlight.checkpoint.writer import CheckpointWriter
@@ -36,11 +39,24 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
+AfterSave = Callable[[Path, Manifest], None]
+"""What the first rank does with a published checkpoint, beside the training: its folder and manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a rank may and must write: anything only while the folder `is_ours`, and tensors that ranks have whole if it
+    is the one of those that have the same ones. Without a pipeline that is the first rank."""
+
+    writes_whole_tensors: bool
+    is_ours: Callable[[], bool] = lambda: True
+
+
 class Checkpointer:
     """Saves and restores a run's state in `folder`. All methods are collectives.
 
     A save that fails is reported by the rank on which it failed, and training goes on with the checkpoints that are
-    there; only `finish` raises, when it was the last one. When `is_ours` says that the folder belongs to another
+    there; only `finish` raises, when it was the last one. When its role says that the folder belongs to another
     process by now, nothing is published and FolderInUseError ends the run. Files are written beside the main thread,
     and ranks agree in it: `due` looks, once a step, whether all have written.
     """
@@ -52,37 +68,37 @@ class Checkpointer:
         peers: Peers,
         *,
         configuration: Mapping[str, Any],
-        is_ours: Callable[[], bool] = lambda: True,
-        writes_whole_tensors: bool | None = None,
+        role: Role | None = None,
         clock: Callable[[], float] = time.monotonic,
+        disk: Disk | None = None,
+        after_save: Sequence[AfterSave] = (),
     ) -> None:
-        """`writes_whole_tensors`: whether this rank writes tensors that it has whole. One of the ranks that have the
-        same ones must; by default the first one does."""
         self._folder = folder
         self._config = config
         self._peers = peers
         self._configuration = dict(configuration)
-        self._is_ours = is_ours
-        self._writes_whole_tensors = peers.rank == 0 if writes_whole_tensors is None else writes_whole_tensors
+        self._role = role or Role(writes_whole_tensors=peers.rank == 0)
         self._clock = clock
-        self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size)
-        self._retention = Retention(folder, config)
+        disk, self._key = disk or LocalDisk(), read_key(config.key_file)
+        self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size, disk=disk, key=self._key)
+        self._retention = Retention(folder, config, disk, self._key)
+        self._after_save = tuple(after_save)
+        self._unfollowed: FirstlightError | None = None
         self._buffers = HostBuffers()
         self._known_step: int | None = None
         self._saving: _Saving | None = None
         self._failure: FirstlightError | None = None
         self._is_last_lost = False
-        self._saved_at = clock()
+        self._interval = SaveInterval(config, clock)
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` is to be saved."""
         if self._saving is not None:
             self._advance()
-        every, minutes = self._config.save_every_steps, self._config.save_every_minutes
-        if every > 0 and step % every == 0:
+        if self._interval.is_due_by_step(step):
             return True
-        return minutes > 0 and self._peers.any_true(
-            self._peers.rank == 0 and self._clock() - self._saved_at >= 60 * minutes
+        return self._interval.asks_the_clock and self._peers.any_true(
+            self._peers.rank == 0 and self._interval.is_due_by_time()
         )
 
     def save(self, state: Stateful) -> None:
@@ -91,13 +107,19 @@ class Checkpointer:
         Returns when the state is copied, or, if saving is not asynchronous, when it is published. A save that is
         still in flight is waited for: there is never a second one.
         """
+        self._interval.started()
         self._settle()
         if state.step == self._known_step:
             return
-        self._saved_at = self._clock()
+        self._start(state)
+        if self._peers.rank == 0:
+            self._interval.stalled()
+
+    def _start(self, state: Stateful) -> None:
         self._failure, self._is_last_lost = None, False
         name = step_folder(state.step)
-        prepare = partial(self._prepare, name) if self._peers.rank == 0 else None
+        tensors = state.tensors()
+        prepare = partial(self._prepare, name, num_bytes_written(tensors)) if self._peers.rank == 0 else None
         if self._has_failed(Task(prepare, in_background=False)):
             return
         manifest = Manifest(
@@ -108,21 +130,23 @@ class Checkpointer:
             files={},
             tensors={},
         )
-        shards = self._buffers.copy(state.tensors(), is_first_rank=self._writes_whole_tensors)
+        shards = self._buffers.copy(tensors, is_first_rank=self._role.writes_whole_tensors)
         write = Task(partial(self._writer.write_part, name, shards), in_background=self._config.asynchronous)
         self._saving = _Saving(name=name, manifest=manifest, task=write)
         if not self._config.asynchronous:
             self._settle()
 
     def finish(self) -> None:
-        """Wait for a save in flight. Raises FirstlightError when the last save has failed."""
+        """Wait for a save in flight. Raises FirstlightError when the last one, or what follows it, has failed."""
         self._settle()
-        if self._is_last_lost:
+        if self._is_last_lost or self._after_save:
             together(self._peers, self._raise_failure)
 
     def _raise_failure(self) -> None:
-        if self._failure is not None:
+        if self._is_last_lost and self._failure is not None:
             raise FirstlightError(f"the last state is not saved: {self._failure}")
+        if self._unfollowed is not None:
+            raise FirstlightError(f"the last state is saved in {self._folder}, but {self._unfollowed}")
 
     def _settle(self) -> None:
         while self._saving is not None:
@@ -142,6 +166,7 @@ class Checkpointer:
         elif saving.is_publishing:
             self._saving = None
             self._known_step = saving.manifest.step
+            self._interval.published()
         else:
             publish = partial(self._publish, saving) if self._peers.rank == 0 else None
             task = Task(publish, in_background=self._config.asynchronous)
@@ -158,12 +183,12 @@ class Checkpointer:
             together(self._peers, partial(_end_when_fenced_off, failure))
         return self._is_last_lost
 
-    def _prepare(self, name: str) -> None:
+    def _prepare(self, name: str, num_bytes: int) -> None:
         self._check_ours(name)
-        self._writer.prepare(name)
+        self._writer.prepare(name, num_bytes)
 
     def _check_ours(self, name: str) -> None:
-        if not self._is_ours():
+        if not self._role.is_ours():
             raise FolderInUseError(
                 f"{self._folder / name} is not written: another process has taken over this output folder"
             )
@@ -171,10 +196,17 @@ class Checkpointer:
     def _publish(self, saving: "_Saving") -> None:
         self._check_ours(saving.name)
         manifest = self._writer.publish(saving.name, saving.manifest)
-        if manifest.health and not manifest.is_healthy:
+        if not manifest.is_healthy:
             names = ", ".join(manifest.health.not_finite)
             get_logger().warning(f"{self._folder / saving.name} is unhealthy: values that are not finite in {names}")
         self._retention.saved(manifest)
+        self._unfollowed = None
+        for act in self._after_save:
+            try:
+                act(self._folder / saving.name, manifest)
+            except FirstlightError as error:
+                get_logger().error(f"{error}; training goes on, and the next save tries again")
+                self._unfollowed = error
 
     def restore(self, state: Stateful) -> int | None:
         """Fill `state` from the newest checkpoint that loads on all ranks; its step, or None when there is none.
@@ -184,7 +216,7 @@ class Checkpointer:
         """
         found = self._agreed_candidates()
         for folder in found:
-            manifest = load(folder, state.tensors(), self._peers)
+            manifest = load(folder, state.tensors(), self._peers, self._key)
             if manifest is not None:
                 state.load_state_dict(manifest.state)
                 self._known_step = manifest.step
@@ -220,14 +252,14 @@ class _Saving:
     is_publishing: bool = False
 
 
-def load_newest(folder: Path, tensors: Mapping[str, Tensor]) -> Manifest:
+def load_newest(folder: Path, tensors: Mapping[str, Tensor], key: bytes | None = None) -> Manifest:
     """Fill `tensors` alone (say, the model's) from the newest checkpoint that loads. For one process.
 
     Raises NoCheckpointError when there is none.
     """
     found = candidates(folder)
     for candidate in found:
-        manifest = load(candidate, tensors, Alone())
+        manifest = load(candidate, tensors, Alone(), key)
         if manifest is not None:
             return manifest
     reason = "can be loaded (reasons above)" if found else "is there; train first"

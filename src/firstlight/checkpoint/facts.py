@@ -7,7 +7,9 @@ from typing import Any
 
 from firstlight.base.errors import InputError, NoCheckpointError
 from firstlight.checkpoint.blocks import Region, opened
+from firstlight.checkpoint.disk import LocalDisk
 from firstlight.checkpoint.manifest import Manifest, TensorRecord, UnusableCheckpoint, read_manifest
+from firstlight.checkpoint.object_store import ObjectStore
 from firstlight.checkpoint.reader import verify_files
 from firstlight.checkpoint.retention import Retention
 from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
@@ -26,15 +28,25 @@ class CheckpointFacts:
     fault: str | None
 
 
-def list_checkpoints(folder: Path) -> list[CheckpointFacts]:
+def list_checkpoints(folder: Path, key: bytes | None = None) -> list[CheckpointFacts]:
     """All published checkpoints, the newest first; their files are not read."""
-    return [_facts(path, reads_files=False) for path in candidates(folder)]
+    return [_facts(path, key, reads_files=False) for path in candidates(folder)]
 
 
-def verify_checkpoints(folder: Path, step: int | None) -> list[CheckpointFacts]:
+def verify_checkpoints(folder: Path, step: int | None, key: bytes | None = None) -> list[CheckpointFacts]:
     """The same after every file was held to its digest; of one step, or of all."""
     paths = candidates(folder) if step is None else [find(folder, step)]
-    return [_facts(path, reads_files=True) for path in paths]
+    return [_facts(path, key, reads_files=True) for path in paths]
+
+
+def stored_checkpoints(
+    store: ObjectStore, step: int | None, key: bytes | None = None, *, reads_files: bool
+) -> list[CheckpointFacts]:
+    """The same of a store; of one step, or of all. Raises InputError when the step is not there."""
+    steps = store.steps()
+    if step is not None and step not in steps:
+        raise InputError(f"{store.url} has no checkpoint of step {step}; there are those of {steps}")
+    return [_stored_facts(store, one, key, reads_files=reads_files) for one in (steps if step is None else [step])]
 
 
 def find(folder: Path, step: int | None) -> Path:
@@ -50,9 +62,9 @@ def find(folder: Path, step: int | None) -> Path:
     return folder / step_folder(step)
 
 
-def inspect_checkpoint(folder: Path, step: int | None) -> dict[str, Any]:
+def inspect_checkpoint(folder: Path, step: int | None, key: bytes | None = None) -> dict[str, Any]:
     """The manifest without its configuration, as plain values. Raises NoCheckpointError when it is damaged."""
-    manifest = _manifest(find(folder, step))
+    manifest = _manifest(find(folder, step), key)
     return manifest.model_dump(mode="json", exclude={"configuration"})
 
 
@@ -65,10 +77,10 @@ class Difference:
     largest: float | None = None
 
 
-def compare(folder: Path, first: int, second: int) -> list[Difference]:
+def compare(folder: Path, first: int, second: int, key: bytes | None = None) -> list[Difference]:
     """The tensors that differ between two steps, by name. One tensor at a time is in memory."""
     paths = [find(folder, step) for step in (first, second)]
-    manifests = [_manifest(path) for path in paths]
+    manifests = [_manifest(path, key) for path in paths]
     for path, manifest in zip(paths, manifests, strict=True):
         try:
             verify_files(path, manifest)
@@ -77,12 +89,12 @@ def compare(folder: Path, first: int, second: int) -> list[Difference]:
     return list(_differences(paths, manifests))
 
 
-def prune(folder: Path, *, keep_last: int, keep_every_steps: int) -> list[int]:
+def prune(folder: Path, *, keep_last: int, keep_every_steps: int, key: bytes | None = None) -> list[int]:
     """Remove all but the newest few, those of round steps and the newest good one; the steps that were removed."""
     before = candidates(folder)
     if before:
         config = CheckpointConfig(keep_last=keep_last, keep_every_steps=keep_every_steps)
-        Retention(folder, config).prune()
+        Retention(folder, config, LocalDisk(), key).prune()
     return sorted(step_of(path) for path in set(before) - set(candidates(folder)))
 
 
@@ -119,26 +131,40 @@ def _whole(folder: Path, name: str, record: TensorRecord) -> Any:
     return whole
 
 
-def _manifest(path: Path) -> Manifest:
+def _manifest(path: Path, key: bytes | None) -> Manifest:
     try:
-        return read_manifest(path)
+        return read_manifest(path, key)
     except UnusableCheckpoint as error:
         raise NoCheckpointError(str(error)) from None
 
 
-def _facts(path: Path, *, reads_files: bool) -> CheckpointFacts:
-    step, fault = step_of(path), None
-    size = ranks = tensors = 0
+def _facts(path: Path, key: bytes | None, *, reads_files: bool) -> CheckpointFacts:
     try:
-        manifest = read_manifest(path)
-        size = sum(record.num_bytes for record in manifest.files.values())
-        ranks, tensors = manifest.world_size, len(manifest.tensors)
+        manifest = read_manifest(path, key)
         if reads_files:
             verify_files(path, manifest)
-        if manifest.health and not manifest.is_healthy:
-            fault = f"not finite: {', '.join(manifest.health.not_finite)}"
     except UnusableCheckpoint as error:
-        fault = str(error)
+        return _described(step_of(path), str(path), None, str(error))
+    return _described(step_of(path), str(path), manifest, None)
+
+
+def _stored_facts(store: ObjectStore, step: int, key: bytes | None, *, reads_files: bool) -> CheckpointFacts:
+    path = f"{store.url}/{step_folder(step)}"
+    try:
+        manifest = store.verify(step, key) if reads_files else store.manifest(step, key)
+    except UnusableCheckpoint as error:
+        return _described(step, path, None, str(error))
+    return _described(step, path, manifest, None)
+
+
+def _described(step: int, path: str, manifest: Manifest | None, fault: str | None) -> CheckpointFacts:
+    if manifest is None:
+        return CheckpointFacts(step=step, path=path, num_bytes=0, world_size=0, num_tensors=0, fault=fault)
     return CheckpointFacts(
-        step=step, path=str(path), num_bytes=size, world_size=ranks, num_tensors=tensors, fault=fault
+        step=step,
+        path=path,
+        num_bytes=sum(record.num_bytes for record in manifest.files.values()),
+        world_size=manifest.world_size,
+        num_tensors=len(manifest.tensors),
+        fault=None if manifest.is_healthy else f"not finite: {', '.join(manifest.health.not_finite)}",
     )

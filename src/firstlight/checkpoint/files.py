@@ -1,60 +1,52 @@
-"""Files that survive a power cut: written, flushed to the disk, hashed."""
+"""Files that survive a power cut: written, flushed to the disk, hashed on the way."""
 
-import hashlib
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from safetensors.torch import save
-from torch import Tensor
-
-from firstlight.checkpoint.manifest import FileRecord, UnusableCheckpoint
-
-_BLOCK_BYTES = 1 << 22
+from firstlight.checkpoint.disk import Disk, LocalDisk
+from firstlight.checkpoint.manifest import PIECE_BYTES, FileRecord
+from firstlight.checkpoint.pieces import HASHING_THREADS, digest_of, in_pieces
 
 
-def write_durably(path: Path, content: bytes) -> FileRecord:
-    """Write and flush a new file; its record."""
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return FileRecord(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+def write_durably(disk: Disk, path: Path, content: Sequence[memoryview], piece_bytes: int = PIECE_BYTES) -> FileRecord:
+    """Write and flush a new file; its record. Nothing is copied: `content` must not change until this returns."""
+    with path.open("xb", buffering=0) as file, ThreadPoolExecutor(HASHING_THREADS, "hash") as hashing:
+        digests = []
+        # Hashing releases the interpreter, as writing does: both go on at once.
+        for piece in in_pieces(content, piece_bytes):
+            digests.append(hashing.submit(digest_of, piece))
+            for part in piece:
+                _write_all(disk, file.fileno(), part)
+        disk.fsync(file.fileno())
+    return FileRecord(
+        num_bytes=sum(part.nbytes for part in content),
+        piece_bytes=piece_bytes,
+        pieces=tuple(one.result() for one in digests),
+    )
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> FileRecord:
-    """Write one safetensors file."""
-    return write_durably(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
-
-
-def replace_durably(path: Path, content: bytes) -> None:
+def replace_durably(path: Path, content: bytes, disk: Disk | None = None) -> None:
     """Put `content` in the place of `path`, whole or not at all."""
+    disk = disk or LocalDisk()
     aside = path.with_name(path.name + ".partial")
-    aside.unlink(missing_ok=True)
-    write_durably(aside, content)
-    os.replace(aside, path)
-    flush_folder(path.parent)
+    if aside.exists():
+        disk.remove(aside)
+    write_durably(disk, aside, [memoryview(content)])
+    disk.rename(aside, path)
+    flush_folder(disk, path.parent)
 
 
-def flush_folder(folder: Path) -> None:
+def flush_folder(disk: Disk, folder: Path) -> None:
     """Make renames and new files in `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        disk.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def verify_file(path: Path, record: FileRecord) -> None:
-    """Raise UnusableCheckpoint unless the file is, byte for byte, the one that was recorded."""
-    try:
-        size = path.stat().st_size
-        if size != record.num_bytes:
-            raise UnusableCheckpoint(f"{path} has {size} bytes, expected {record.num_bytes}")
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
-    if digest.hexdigest() != record.sha256:
-        raise UnusableCheckpoint(f"{path} is changed: SHA-256 {digest.hexdigest()}, expected {record.sha256}")
+def _write_all(disk: Disk, descriptor: int, content: memoryview) -> None:
+    while content:
+        content = content[disk.write(descriptor, content) :]

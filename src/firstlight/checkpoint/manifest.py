@@ -3,15 +3,18 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from firstlight.base.errors import FirstlightError
+from firstlight.checkpoint.key import fault_of, signature_of
 
 MANIFEST = "manifest.json"
 FORMAT = "firstlight-checkpoint"
-VERSION = 1
+VERSION = 2
+PIECE_BYTES = 1 << 24
+"""Pieces that files are hashed in: small enough to check little more than is read, large enough to read at once."""
 
 
 class UnusableCheckpoint(FirstlightError):
@@ -39,10 +42,17 @@ class TensorRecord(_Record):
 
 
 class FileRecord(_Record):
-    """Size and SHA-256 of a file, by which a changed byte is noticed."""
+    """Size of a file and SHA-256 of each of its pieces of `piece_bytes`, by which a changed byte is noticed."""
 
-    num_bytes: int
-    sha256: str
+    num_bytes: Annotated[int, Field(ge=0)]
+    piece_bytes: Annotated[int, Field(ge=1)]
+    pieces: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _pieces_are_the_file(self) -> "FileRecord":
+        if len(self.pieces) != -(-self.num_bytes // self.piece_bytes):
+            raise ValueError(f"{len(self.pieces)} pieces of {self.piece_bytes} are no file of {self.num_bytes} bytes")
+        return self
 
 
 class Health(_Record):
@@ -75,14 +85,17 @@ class Manifest(_Record):
     configuration: dict[str, Any]
     files: dict[str, FileRecord]
     tensors: dict[str, TensorRecord]
-    health: Health | None = None
-    """None in checkpoints that were written before it was looked at."""
+    health: Health = Health()
     digest: str = ""
     """SHA-256 of all the other fields, so that a changed digit here is noticed as well."""
 
-    def sealed(self) -> "Manifest":
-        """The same with its digest."""
-        return self.model_copy(update={"digest": self._content_digest()})
+    signature: str = ""
+    """HMAC-SHA256 of the digest, where there is a key."""
+
+    def sealed(self, key: bytes | None = None) -> "Manifest":
+        """The same with its digest, signed where there is a key."""
+        digest = self._content_digest()
+        return self.model_copy(update={"digest": digest, "signature": signature_of(digest, key) if key else ""})
 
     def is_intact(self) -> bool:
         """Whether the digest is that of the content."""
@@ -91,20 +104,17 @@ class Manifest(_Record):
     @property
     def is_healthy(self) -> bool:
         """Whether a run may go on from it, as far as is known."""
-        return self.health is None or self.health.is_good
+        return self.health.is_good
 
     def text(self) -> str:
         """The content of the file."""
-        return self.model_dump_json(indent=1, exclude=self._left_out())
+        return self.model_dump_json(indent=1)
 
     def _content_digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"} | self._left_out()).encode()).hexdigest()
-
-    def _left_out(self) -> set[str]:
-        return {"health"} if self.health is None else set()
+        return hashlib.sha256(self.model_dump_json(exclude={"digest", "signature"}).encode()).hexdigest()
 
 
-def join_parts(manifest: Manifest, parts: list[Part]) -> Manifest:
+def join_parts(manifest: Manifest, parts: list[Part], key: bytes | None = None) -> Manifest:
     """`manifest` with the files and tensors of all ranks, sealed; the blocks of one tensor come together."""
     files: dict[str, FileRecord] = {}
     tensors: dict[str, TensorRecord] = {}
@@ -115,18 +125,26 @@ def join_parts(manifest: Manifest, parts: list[Part]) -> Manifest:
             shards = (*known.shards, *record.shards) if known else record.shards
             tensors[name] = record.model_copy(update={"shards": shards})
     health = Health(not_finite=tuple(sorted({name for part in parts for name in part.not_finite})))
-    return manifest.model_copy(update={"files": files, "tensors": tensors, "health": health}).sealed()
+    return manifest.model_copy(update={"files": files, "tensors": tensors, "health": health}).sealed(key)
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint folder. Raises UnusableCheckpoint."""
+def read_manifest(folder: Path, key: bytes | None = None) -> Manifest:
+    """The manifest of a checkpoint folder, held to its digest and signature. Raises UnusableCheckpoint."""
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
-        manifest = Manifest.model_validate(json.loads(text))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UnusableCheckpoint(f"{path} is missing; the checkpoint was never finished") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
+    return parse_manifest(content, str(path), key)
+
+
+def parse_manifest(content: bytes, path: str, key: bytes | None = None) -> Manifest:
+    """The same from what was read at `path`."""
+    try:
+        manifest = Manifest.model_validate(json.loads(content.decode("utf-8")))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UnusableCheckpoint(f"{path} cannot be read: {error}") from None
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
@@ -138,4 +156,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if not manifest.is_intact():
         raise UnusableCheckpoint(f"{path} is changed: its content does not have the digest {manifest.digest}")
+    fault_of_signature = fault_of(manifest.signature, manifest.digest, key)
+    if fault_of_signature:
+        raise UnusableCheckpoint(f"{path} {fault_of_signature}")
     return manifest

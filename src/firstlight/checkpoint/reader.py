@@ -11,11 +11,14 @@ from torch import Tensor
 from firstlight.base.log import get_logger
 from firstlight.base.peers import Peers
 from firstlight.checkpoint.blocks import NAME_OF_DTYPE, BlockFile, Region, opened
-from firstlight.checkpoint.files import verify_file
 from firstlight.checkpoint.manifest import Manifest, ShardRecord, UnusableCheckpoint, read_manifest
+from firstlight.checkpoint.pieces import checked, verify_file
 from firstlight.checkpoint.shards import LocalShard, local_shard
 
 Result = TypeVar("Result")
+
+Part = tuple[str, ShardRecord, Region]
+"""A tensor, a block of it in a file, and the region of the tensor that is taken from there."""
 
 
 class ReadPlan:
@@ -25,7 +28,7 @@ class ReadPlan:
         self._folder = folder
         self._manifest = manifest
         self._shards = shards
-        self._parts: dict[str, list[tuple[str, ShardRecord, Region]]] = {}
+        self._parts: dict[str, list[Part]] = {}
         for name, shard in shards.items():
             self._plan(name, shard)
         for file in self._parts:
@@ -39,17 +42,41 @@ class ReadPlan:
 
     @torch.no_grad()
     def read(self) -> int:
-        """Fill the shards; the number of bytes of tensors that were read for it. Files must be verified before."""
+        """Fill the shards, checking every piece that is read; the number of bytes of tensors that were read for it.
+
+        Raises UnusableCheckpoint, and may have filled some of them then.
+        """
         total = 0
-        for file, parts in sorted(self._parts.items()):
-            with opened(self._folder / file) as blocks:
-                for name, saved, region in parts:
-                    self._check_block(blocks, name, saved)
-                    shard = self._shards[name]
-                    source = blocks.read(_key(name), _moved(region, saved.offset))
-                    shard.data[_slices(_moved(region, shard.offset))].copy_(source)
-                total += blocks.num_read
+        for file in sorted(self._parts):
+            path, record = self._folder / file, self._manifest.files[file]
+            with checked(path, record) as pieces:
+                blocks = BlockFile(path, pieces.fill, record.num_bytes)
+                parts = self._in_order(blocks, file)
+                pieces.announce(blocks.span(_key(name), _moved(region, saved.offset)) for name, saved, region in parts)
+                total += self._fill(blocks, parts)
         return total
+
+    @torch.no_grad()
+    def read_verified(self) -> int:
+        """The same for files that were verified as a whole before."""
+        total = 0
+        for file in sorted(self._parts):
+            with opened(self._folder / file) as blocks:
+                total += self._fill(blocks, self._in_order(blocks, file))
+        return total
+
+    def _in_order(self, blocks: BlockFile, file: str) -> list[Part]:
+        """What is needed of a file, in the order in which it lies there."""
+        for name, saved, _ in self._parts[file]:
+            self._check_block(blocks, name, saved)
+        return sorted(self._parts[file], key=lambda part: blocks.span(_key(part[0]), _moved(part[2], part[1].offset)))
+
+    def _fill(self, blocks: BlockFile, parts: list[Part]) -> int:
+        for name, saved, region in parts:
+            shard = self._shards[name]
+            target = shard.data[_slices(_moved(region, shard.offset))]
+            blocks.read_into(_key(name), _moved(region, saved.offset), target)
+        return blocks.num_read
 
     def _plan(self, name: str, shard: LocalShard) -> None:
         record = self._manifest.tensors.get(name)
@@ -83,28 +110,25 @@ class ReadPlan:
             )
 
 
-def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers) -> Manifest | None:
+def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes | None = None) -> Manifest | None:
     """Fill `tensors` from the checkpoint in `folder`; None when that is not possible on all ranks. Collective.
 
-    Each file that some rank needs is verified by one of them, before any rank fills anything. A rank on which it
-    fails says why.
+    Each rank reads and checks the pieces that its own shards are in. A rank on which that fails says why; the tensors
+    are of no use then, until another checkpoint has filled them.
     """
-    manifest = _agreed(peers, lambda: _healthy(folder))
+    manifest = _agreed(peers, lambda: _healthy(folder, key))
     if manifest is None or not _is_same_everywhere(peers, manifest, folder):
         return None
     shards = {name: local_shard(tensor, is_first_rank=False) for name, tensor in tensors.items()}
     plan = _agreed(peers, lambda: ReadPlan(folder, manifest, shards))
     if plan is None:
         return None
-    mine = _share(manifest, _needed_by_any(peers, manifest, plan), peers)
-    if _agreed(peers, lambda: _verify(folder, manifest, mine)) is None:
-        return None
     return manifest if _agreed(peers, plan.read) is not None else None
 
 
-def _healthy(folder: Path) -> Manifest:
-    manifest = read_manifest(folder)
-    if manifest.health and not manifest.is_healthy:
+def _healthy(folder: Path, key: bytes | None) -> Manifest:
+    manifest = read_manifest(folder, key)
+    if not manifest.is_healthy:
         names = ", ".join(manifest.health.not_finite)
         raise UnusableCheckpoint(f"{folder} is unhealthy: values that are not finite in {names}")
     return manifest
@@ -112,7 +136,8 @@ def _healthy(folder: Path) -> Manifest:
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
     """Raise UnusableCheckpoint unless every file is as it was recorded."""
-    _verify(folder, manifest, sorted(manifest.files))
+    for name in sorted(manifest.files):
+        verify_file(folder / name, manifest.files[name])
 
 
 def _agreed(peers: Peers, act: Callable[[], Result]) -> Result | None:
@@ -131,30 +156,6 @@ def _is_same_everywhere(peers: Peers, manifest: Manifest, folder: Path) -> bool:
         return True
     get_logger().warning(f"checkpoint passed over: {folder} is not the same for all ranks")
     return False
-
-
-def _needed_by_any(peers: Peers, manifest: Manifest, plan: ReadPlan) -> list[str]:
-    names = sorted(manifest.files)
-    counts = peers.sum([float(name in plan.files) for name in names])
-    return [name for name, count in zip(names, counts, strict=True) if count]
-
-
-def _share(manifest: Manifest, names: list[str], peers: Peers) -> list[str]:
-    """The files that this rank verifies: the largest first, each to the rank with the fewest bytes so far."""
-    loads = [0] * peers.size
-    mine = []
-    for name in sorted(names, key=lambda name: (-manifest.files[name].num_bytes, name)):
-        rank = loads.index(min(loads))
-        loads[rank] += manifest.files[name].num_bytes
-        if rank == peers.rank:
-            mine.append(name)
-    return sorted(mine)
-
-
-def _verify(folder: Path, manifest: Manifest, names: list[str]) -> int:
-    for name in names:
-        verify_file(folder / name, manifest.files[name])
-    return len(names)
 
 
 def _overlap(saved: ShardRecord, shard: LocalShard) -> Region | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from firstlight.base.errors import FirstlightError
 from firstlight.base.log import get_logger
+from firstlight.checkpoint.disk import Disk
 from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
 from firstlight.checkpoint.reader import verify_files
 from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
@@ -14,8 +15,10 @@ from firstlight.config.training import CheckpointConfig
 class Retention:
     """Removes old checkpoints of `folder` after each save. For the first rank."""
 
-    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+    def __init__(self, folder: Path, config: CheckpointConfig, disk: Disk, key: bytes | None) -> None:
+        self._key = key
         self._folder = folder
+        self._disk = disk
         self._config = config
         self._good: set[int] = set()
         """Steps of healthy checkpoints that this process has written or restored."""
@@ -41,7 +44,7 @@ class Retention:
             return
         good = next((folder for folder in usable if self._is_good(folder)), None)
         try:
-            remove([folder for folder in old if folder != good])
+            remove(self._disk, [folder for folder in old if folder != good])
         except FirstlightError as error:
             get_logger().warning(str(error))
 
@@ -53,7 +56,7 @@ class Retention:
         if step_of(folder) in self._good:
             return True
         try:
-            manifest = read_manifest(folder)
+            manifest = read_manifest(folder, self._key)
             verify_files(folder, manifest)
         except UnusableCheckpoint:
             return False

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from firstlight.base.errors import NoCheckpointError
 from firstlight.base.log import get_logger
-from firstlight.checkpoint.files import verify_file
 from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
+from firstlight.checkpoint.pieces import verify_file
 from firstlight.checkpoint.reader import ReadPlan
 from firstlight.checkpoint.shards import local_shard
 from firstlight.checkpoint.step_folder import candidates
@@ -24,7 +24,7 @@ class SavedTensors:
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Fill these tensors, by their names in the checkpoint. Raises UnusableCheckpoint when one is not there."""
-        self._plan(tensors).read()
+        self._plan(tensors).read_verified()
 
     def verify(self, tensors: Mapping[str, Tensor]) -> None:
         """Raise UnusableCheckpoint unless tensors of these shapes, on any device, can be filled and files are whole."""
@@ -36,7 +36,7 @@ class SavedTensors:
         return ReadPlan(self.folder, self.manifest, shards)
 
 
-def open_newest(folder: Path, tensors: Mapping[str, Tensor]) -> SavedTensors:
+def open_newest(folder: Path, tensors: Mapping[str, Tensor], key: bytes | None = None) -> SavedTensors:
     """The newest checkpoint in `folder` that has `tensors`, which may be on the meta device. For one process.
 
     Raises NoCheckpointError when there is none.
@@ -44,7 +44,7 @@ def open_newest(folder: Path, tensors: Mapping[str, Tensor]) -> SavedTensors:
     found = candidates(folder)
     for candidate in found:
         try:
-            saved = SavedTensors(folder=candidate, manifest=read_manifest(candidate))
+            saved = SavedTensors(folder=candidate, manifest=read_manifest(candidate, key))
             saved.verify(tensors)
         except UnusableCheckpoint as error:
             get_logger().warning(f"checkpoint passed over: {error}")

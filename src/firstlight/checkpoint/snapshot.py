@@ -38,6 +38,12 @@ class HostBuffers:
         return known
 
 
+def num_bytes_written(tensors: Mapping[str, Tensor]) -> int:
+    """The bytes that the first rank writes of them."""
+    shards = (local_shard(tensor, is_first_rank=True) for tensor in tensors.values())
+    return sum(shard.data.nbytes for shard in shards if shard.is_written)
+
+
 def not_finite_weights(shards: Mapping[str, LocalShard]) -> list[str]:
     """The names of the weights with a value that is not finite."""
     weights = ((name, shard.data) for name, shard in shards.items() if name.startswith(WEIGHTS))

@@ -1,13 +1,15 @@
 """Writes one checkpoint: aside, every rank its part, manifest last, then one rename."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from torch import Tensor
+
 from firstlight.base.errors import FirstlightError
-from firstlight.checkpoint.blocks import NAME_OF_DTYPE
-from firstlight.checkpoint.files import flush_folder, replace_durably, write_durably, write_tensors
+from firstlight.checkpoint.blocks import NAME_OF_DTYPE, bytes_of, header_of
+from firstlight.checkpoint.disk import Disk
+from firstlight.checkpoint.files import flush_folder, replace_durably, write_durably
 from firstlight.checkpoint.manifest import (
     MANIFEST,
     FileRecord,
@@ -32,33 +34,37 @@ class CheckpointWriter:
     FirstlightError with the path, the reason and the space when the disk refuses; published checkpoints stay.
     """
 
-    def __init__(self, folder: Path, *, rank: int, num_ranks: int) -> None:
+    def __init__(self, folder: Path, *, rank: int, num_ranks: int, disk: Disk, key: bytes | None = None) -> None:
         self._folder = folder
+        self._key = key
+        self._disk = disk
         self._rank = rank
         self._num_ranks = num_ranks
 
-    def prepare(self, name: str) -> None:
-        """Sweep what interrupted saves left, and make the folder that is written to."""
-        with _refusals(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+    def prepare(self, name: str, num_bytes: int) -> None:
+        """Sweep what interrupted saves left, and make the folder for the `num_bytes` that this rank writes."""
+        with self._refusals(self._folder, num_bytes):
+            self._disk.make_folder(self._folder)
             for prefix in (STAGING_PREFIX, REPLACED_PREFIX):
                 for leftover in self._folder.glob(prefix + "*"):
-                    shutil.rmtree(leftover)
-            self._staging(name).mkdir()
+                    self._disk.remove(leftover)
+            self._disk.make_folder(self._staging(name))
 
     def write_part(self, name: str, shards: Mapping[str, LocalShard]) -> None:
         """Write this rank's files, and beside them its part of the manifest."""
         staging = self._staging(name)
         files: dict[str, FileRecord] = {}
         records: dict[str, TensorRecord] = {}
-        with _refusals(staging, num_bytes=sum(shard.data.nbytes for shard in shards.values())):
+        with self._refusals(staging, sum(shard.data.nbytes for shard in shards.values())):
             for kind in sorted({name.partition("/")[0] for name in shards}):
                 names = [name for name in shards if name.partition("/")[0] == kind]
                 file = f"{kind}-{self._rank + 1:05d}-of-{self._num_ranks:05d}.safetensors"
-                files[file] = write_tensors(staging / file, {_key(name): shards[name].data for name in names})
+                files[file] = write_tensors(
+                    self._disk, staging / file, {_key(name): shards[name].data for name in names}
+                )
                 records.update({name: _record(shards[name], file) for name in names})
             part = Part(files=files, tensors=records, not_finite=tuple(not_finite_weights(shards)))
-            write_durably(_part_file(staging, self._rank), part.model_dump_json().encode())
+            self._write(_part_file(staging, self._rank), part.model_dump_json())
 
     def publish(self, name: str, manifest: Manifest) -> Manifest:
         """Join the parts and make the checkpoint visible; the manifest that is there now.
@@ -67,63 +73,73 @@ class CheckpointWriter:
         """
         staging, target = self._staging(name), self._folder / name
         part_files = [_part_file(staging, rank) for rank in range(self._num_ranks)]
-        with _refusals(staging):
-            whole = join_parts(manifest, [Part.model_validate_json(file.read_bytes()) for file in part_files])
+        with self._refusals(staging, sum(file.stat().st_size for file in part_files if file.exists())):
+            parts = [Part.model_validate_json(file.read_bytes()) for file in part_files]
+            whole = join_parts(manifest, parts, self._key)
             for file in part_files:
-                file.unlink()
-            write_durably(staging / MANIFEST, whole.text().encode())
-            flush_folder(staging)
+                self._disk.remove(file)
+            self._write(staging / MANIFEST, whole.text())
+            flush_folder(self._disk, staging)
             if target.exists():
                 # A checkpoint that was refused when the run was restored: out of the way, gone with the next save.
-                _set_aside(target)
-            staging.rename(target)
-            flush_folder(self._folder)
-            replace_durably(self._folder / LATEST, (target.name + "\n").encode())
+                _set_aside(self._disk, target)
+            self._disk.rename(staging, target)
+            flush_folder(self._disk, self._folder)
+            replace_durably(self._folder / LATEST, (target.name + "\n").encode(), self._disk)
         return whole
 
     def give_up(self, name: str) -> None:
         """Free the space of a save that failed, as far as the disk lets us; the next one sweeps the rest."""
-        shutil.rmtree(self._staging(name), ignore_errors=True)
+        with suppress(OSError):
+            self._disk.remove(self._staging(name))
+
+    def _write(self, path: Path, text: str) -> None:
+        write_durably(self._disk, path, [memoryview(text.encode())])
+
+    @contextmanager
+    def _refusals(self, folder: Path, num_bytes: int) -> Iterator[None]:
+        """What the disk refuses becomes one message with the place, the reason, the bytes needed and those free."""
+        try:
+            yield
+        except OSError as error:
+            raise FirstlightError(
+                f"checkpoint not written in {folder}: {error}; {num_bytes:,} bytes needed, "
+                f"{self._free_bytes(folder)} bytes free"
+            ) from error
+
+    def _free_bytes(self, folder: Path) -> str:
+        existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+        try:
+            return f"{self._disk.free_bytes(existing):,}"
+        except OSError:
+            return "an unknown number of"
 
     def _staging(self, name: str) -> Path:
         return self._folder / (STAGING_PREFIX + name)
 
 
-def remove(old: Sequence[Path]) -> None:
+def write_tensors(disk: Disk, path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
+    """Write one safetensors file out of the tensors' own memory; they are contiguous and in host memory."""
+    header, names = header_of(tensors)
+    return write_durably(disk, path, [memoryview(header), *(bytes_of(tensors[name]) for name in names)])
+
+
+def remove(disk: Disk, old: Sequence[Path]) -> None:
     """Remove published checkpoints, each whole before the eyes of a reader. Raises FirstlightError."""
     for folder in old:
         try:
-            shutil.rmtree(_set_aside(folder))
+            disk.remove(_set_aside(disk, folder))
         except OSError as error:
             raise FirstlightError(f"old checkpoint {folder} cannot be removed: {error}") from error
 
 
-def _set_aside(folder: Path) -> Path:
+def _set_aside(disk: Disk, folder: Path) -> Path:
     """Take a published checkpoint out of sight, in one rename; what is left of it goes with the next save."""
     aside = folder.with_name(REPLACED_PREFIX + folder.name)
     if aside.exists():
-        shutil.rmtree(aside)
-    return folder.rename(aside)
-
-
-@contextmanager
-def _refusals(folder: Path, *, num_bytes: int | None = None) -> Iterator[None]:
-    """What the disk refuses becomes one message with the place, the reason, the bytes needed and those free."""
-    try:
-        yield
-    except OSError as error:
-        needed = "" if num_bytes is None else f"{num_bytes:,} bytes needed, "
-        raise FirstlightError(
-            f"checkpoint not written in {folder}: {error}; {needed}{_free_bytes(folder)} bytes free"
-        ) from error
-
-
-def _free_bytes(folder: Path) -> str:
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
-    try:
-        return f"{shutil.disk_usage(existing).free:,}"
-    except OSError:
-        return "an unknown number of"
+        disk.remove(aside)
+    disk.rename(folder, aside)
+    return aside
 
 
 def _record(shard: LocalShard, file: str) -> TensorRecord:

@@ -65,18 +65,20 @@ def export(
     dtype: Annotated[ExportDtype, typer.Option(help="Data type of the weights.")] = ExportDtype.FP32,
 ) -> None:
     """Write the run's newest checkpoint as a Hugging Face folder."""
-    from firstlight.convert.huggingface import ExportedTokenizer
+    from firstlight.checkpoint.key import read_key
     from firstlight.convert.huggingface import export as export_weights
-    from firstlight.data.tokenizer import end_of_document_id, load_tokenizer
+    from firstlight.train.exports import exported_tokenizer
     from firstlight.train.run_folder import open_run
 
     folder, config = open_run(run)
-    tokenizer = load_tokenizer(folder.tokenizer)
-    end = end_of_document_id(tokenizer, folder.tokenizer)
-    exported = ExportedTokenizer(
-        file=folder.tokenizer, end_of_document=str(tokenizer.id_to_token(end)), end_of_document_id=end
+    step = export_weights(
+        config.model,
+        folder.checkpoints,
+        output,
+        exported_tokenizer(folder.tokenizer),
+        dtype=dtype.value,
+        key=read_key(config.checkpoint.key_file),
     )
-    step = export_weights(config.model, folder.checkpoints, output, exported, dtype=dtype.value)
     typer.echo(f"{output}: {config.model.family} after step {step}, {dtype.value}")
 
 

@@ -1,6 +1,6 @@
 """The sections of a run that are small: parallelism, optimizer, schedule, training and what guards it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -110,10 +110,16 @@ class TrainingConfig(Section):
     output_folder: AbsolutePath
 
 
+AUTO: Final = "auto"
+
+
 class CheckpointConfig(Section):
     """When the state is saved, and how many saves are kept. The last step is always saved."""
 
-    save_every_steps: Steps = 100
+    save_every_steps: Steps | Literal["auto"] = 100
+    """auto: as often as pays, by what a save costs as measured and by `mean_hours_between_failures`; 0: never."""
+    mean_hours_between_failures: Positive = 24
+    """Of the whole run, on all its machines; for `save_every_steps: auto` (Young and Daly)."""
     save_every_minutes: NotNegative = 0
     """Save also when so many minutes have passed since the last save began; 0: by steps only."""
     keep_last: Count = 3
@@ -121,6 +127,16 @@ class CheckpointConfig(Section):
     """Keep also, for ever, the saves of steps that are a multiple of this; 0: none."""
     asynchronous: bool = True
     """A step waits only for a copy in host memory; files are written while training goes on."""
+    export_every_steps: Steps = 0
+    """Save after multiples of this, and write the weights as a Hugging Face folder exports/step-N; 0: none."""
+    export_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Data type of the weights in exports."""
+    copy_to: str | None = None
+    """Where object storage is: a URL such as s3://bucket/folder (needs firstlight[object-storage]). Every checkpoint is
+    copied there, and a run in an empty folder goes on from there; null: nowhere."""
+    key_file: AbsolutePath | None = None
+    """A file with a secret of 32 bytes or more, by which manifests are signed (HMAC-SHA256). What is not signed by it
+    is not loaded; null: nothing is signed."""
 
 
 class ResilienceConfig(Section):

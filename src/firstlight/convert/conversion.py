@@ -19,6 +19,7 @@ import torch
 from firstlight import __version__
 from firstlight.base.errors import FirstlightError, FolderInUseError, InputError
 from firstlight.base.log import get_logger
+from firstlight.checkpoint.disk import LocalDisk
 from firstlight.checkpoint.files import flush_folder
 from firstlight.convert.journal import JOURNAL, FileProgress, Journal
 from firstlight.convert.planned_file import PlannedFile, planned_files
@@ -141,11 +142,11 @@ class ConversionPlan:
             journal.record(file.name, FileProgress(num_bytes=stream.tell(), is_finished=True))
 
     def _publish(self, staging: Path) -> None:
-        output = self._conversion.output
+        output, disk = self._conversion.output, LocalDisk()
         if self._target.shard_bytes is None:
             os.replace(staging / self._files[0].name, output)
             shutil.rmtree(staging)
-            flush_folder(output.parent)
+            flush_folder(disk, output.parent)
             return
         if self._target.finish is not None:
             self._target.finish(
@@ -156,9 +157,9 @@ class ConversionPlan:
                     tensors={file.name: file.tensors for file in self._files},
                 )
             )
-        flush_folder(staging)
+        flush_folder(disk, staging)
         os.replace(staging, output)
-        flush_folder(output.parent)
+        flush_folder(disk, output.parent)
         for name in (JOURNAL, _LOCK):
             (output / name).unlink()
 

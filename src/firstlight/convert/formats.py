@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from firstlight.base.errors import InputError
+from firstlight.checkpoint.key import read_key
 from firstlight.config.load import load
 from firstlight.config.model import ModelConfig
 from firstlight.convert import hub_weights, mindformers_weights, run_weights
@@ -28,11 +29,13 @@ _RUN_FILES = ("config.yaml", "checkpoints")
 
 
 def _open_run(path: Path, choices: ReadChoices) -> OpenedWeights:
-    model = load(path / _RUN_FILES[0]).config.model
+    config = load(path / _RUN_FILES[0]).config
     if choices.at is not None and not choices.at.isdigit():
         raise InputError(f"{choices.at} is no step of a run; give a number with --at")
     step = None if choices.at is None else int(choices.at)
-    return OpenedWeights(model=model, weights=run_weights.named_weights(model, path / _RUN_FILES[1], step))
+    key = read_key(config.checkpoint.key_file)
+    weights = run_weights.named_weights(config.model, path / _RUN_FILES[1], step, key)
+    return OpenedWeights(model=config.model, weights=weights)
 
 
 def _open_hub(path: Path, choices: ReadChoices) -> OpenedWeights:

@@ -17,6 +17,7 @@ from torch import Tensor
 from firstlight.base.errors import InputError
 from firstlight.checkpoint.saved_tensors import SavedTensors, open_newest
 from firstlight.config.model import ModelConfig
+from firstlight.convert.run_weights import meta_tensors
 from firstlight.convert.tensor_layout import to_theirs
 from firstlight.models.family import family_of
 from firstlight.models.names import Entry
@@ -37,7 +38,13 @@ class ExportedTokenizer:
 
 
 def export(
-    model: ModelConfig, checkpoints: Path, output: Path, tokenizer: ExportedTokenizer, *, dtype: DtypeName
+    model: ModelConfig,
+    checkpoints: Path,
+    output: Path,
+    tokenizer: ExportedTokenizer,
+    *,
+    dtype: DtypeName,
+    key: bytes | None = None,
 ) -> int:
     """Write the newest checkpoint of a run into the new folder `output`; returns the step that it holds.
 
@@ -45,10 +52,24 @@ def export(
     """
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; name a new folder for the export")
-    tensors = _meta_tensors(model)
-    saved = open_newest(checkpoints, {f"model/{name}": tensor for name, tensor in tensors.items()})
+    saved = open_newest(checkpoints, _by_saved_name(meta_tensors(model)), key)
     output.mkdir(parents=True, exist_ok=True)
-    _write_weights(_Pieces(model, tensors, saved, _DTYPES[dtype]), output)
+    _write(model, saved, output, tokenizer, dtype)
+    return saved.manifest.step
+
+
+def export_saved(
+    model: ModelConfig, saved: SavedTensors, output: Path, tokenizer: ExportedTokenizer, *, dtype: DtypeName
+) -> None:
+    """Write one checkpoint into the empty folder `output`. Raises UnusableCheckpoint when it is not sound."""
+    saved.verify(_by_saved_name(meta_tensors(model)))
+    _write(model, saved, output, tokenizer, dtype)
+
+
+def _write(
+    model: ModelConfig, saved: SavedTensors, output: Path, tokenizer: ExportedTokenizer, dtype: DtypeName
+) -> None:
+    _write_weights(_Pieces(model, meta_tensors(model), saved, _DTYPES[dtype]), output)
     config = {
         **family_of(model).config_json(model),
         "bos_token_id": None,
@@ -58,13 +79,10 @@ def export(
     }
     _write_json(output / "config.json", config)
     _write_tokenizer(tokenizer, output, model.max_position_embeddings)
-    return saved.manifest.step
 
 
-def _meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        built = family_of(model).build(model)
-    return dict(built.named_parameters()) | dict(built.named_buffers())
+def _by_saved_name(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"model/{name}": tensor for name, tensor in tensors.items()}
 
 
 class _Pieces:

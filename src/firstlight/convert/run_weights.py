@@ -26,14 +26,10 @@ def meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
 
 
 class RunWeights:
-    """The model of the newest checkpoint in `folder`, or of the one after `step`, verified before the first is read.
+    """The model of a checkpoint that is verified."""
 
-    Raises InputError or UnusableCheckpoint when there is none of that step, NoCheckpointError when none loads.
-    """
-
-    def __init__(self, folder: Path, tensors: Mapping[str, Tensor], step: int | None = None) -> None:
-        saved_names = {f"model/{name}": tensor for name, tensor in tensors.items()}
-        self._saved = open_newest(folder, saved_names) if step is None else _open_step(folder, step, saved_names)
+    def __init__(self, saved: SavedTensors, tensors: Mapping[str, Tensor]) -> None:
+        self._saved = saved
         self.place = self._saved.folder
         self.files = tuple(self.place / name for name in sorted(self._saved.manifest.files))
         self.tensors: Mapping[str, StoredTensor] = {
@@ -57,16 +53,23 @@ class OwnNames(NameTable):
         return Entry(ours=(ours,), theirs=(ours,), layout="same")
 
 
-def named_weights(model: ModelConfig, folder: Path, step: int | None = None) -> NamedWeights:
-    """The weights of a run whose checkpoints are in `folder`."""
-    source = RunWeights(folder, meta_tensors(model), step)
-    return NamedWeights(source=source, table=OwnNames(rows=(), num_hidden_layers=model.num_hidden_layers))
+def named_weights(model: ModelConfig, folder: Path, step: int | None = None, key: bytes | None = None) -> NamedWeights:
+    """The model of the newest checkpoint in `folder`, or of the one after `step`, verified before the first is read.
+
+    `key` is what signed it. Raises InputError or UnusableCheckpoint when there is none of that step, NoCheckpointError
+    when none loads.
+    """
+    tensors = meta_tensors(model)
+    wanted = {f"model/{name}": tensor for name, tensor in tensors.items()}
+    saved = open_newest(folder, wanted, key) if step is None else _open_step(folder, step, wanted, key)
+    table = OwnNames(rows=(), num_hidden_layers=model.num_hidden_layers)
+    return NamedWeights(source=RunWeights(saved, tensors), table=table)
 
 
-def _open_step(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> SavedTensors:
+def _open_step(folder: Path, step: int, tensors: Mapping[str, Tensor], key: bytes | None) -> SavedTensors:
     path = folder / step_folder(step)
     if not path.is_dir():
         raise InputError(f"{folder} has no checkpoint of step {step}")
-    saved = SavedTensors(folder=path, manifest=read_manifest(path))
+    saved = SavedTensors(folder=path, manifest=read_manifest(path, key))
     saved.verify(tensors)
     return saved

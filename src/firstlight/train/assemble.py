@@ -8,8 +8,9 @@ import torch
 from firstlight.base.log import get_logger
 from firstlight.base.peers import Peers
 from firstlight.base.world import World
-from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
 from firstlight.checkpoint.lock import FolderLock
+from firstlight.checkpoint.object_store import StoredCopies, open_store
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.schema import RunConfig
@@ -52,6 +53,7 @@ from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.resilience.guard import Guard
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
+from firstlight.train.exports import PeriodicExport
 from firstlight.train.loop import Parts
 from firstlight.train.run_folder import DATA, Difference, RunFolder
 from firstlight.train.state import TrainState
@@ -163,14 +165,24 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
             config.checkpoint,
             place.peers,
             configuration=config.model_dump(mode="json"),
-            is_ours=place.lock.is_held,
-            writes_whole_tensors=layout.is_first_of_stage(place.world.rank),
+            role=Role(writes_whole_tensors=layout.is_first_of_stage(place.world.rank), is_ours=place.lock.is_held),
+            after_save=_after_save(config, place),
         ),
         guard=guard,
         recorder=_recorder(config, place),
         evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
     )
     return parts, state
+
+
+def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
+    """What is done with every published checkpoint."""
+    acts: list[AfterSave] = []
+    if config.checkpoint.copy_to is not None:
+        acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
+    if config.checkpoint.export_every_steps:
+        acts.append(PeriodicExport(config, place.folder))
+    return acts
 
 
 def build_engine(config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing) -> Engine:

@@ -76,6 +76,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def exports(self) -> Path:
+        return self.path / "exports"
+
+    @property
     def facts(self) -> Path:
         return self.path / "run.json"
 

@@ -7,7 +7,9 @@ from firstlight.base.failure import failures_reported
 from firstlight.base.log import get_logger
 from firstlight.base.peers import together
 from firstlight.base.world import World
+from firstlight.checkpoint.key import read_key
 from firstlight.checkpoint.lock import FolderLock
+from firstlight.checkpoint.object_store import fetch_newer, open_store
 from firstlight.config.schema import RunConfig
 from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
@@ -60,3 +62,6 @@ def _claim(place: Place, config: RunConfig) -> None:
         place.lock.acquire()
         place.folder.claim(config, place.accepted)
         place.folder.record_facts(run_facts(config, place))
+        if config.checkpoint.copy_to is not None:
+            store, key = open_store(config.checkpoint.copy_to), read_key(config.checkpoint.key_file)
+            fetch_newer(store, place.folder.checkpoints, key)

@@ -9,6 +9,7 @@ from firstlight.base.log import get_logger
 from firstlight.base.peers import Alone
 from firstlight.base.report import EvalReport
 from firstlight.checkpoint.checkpointer import load_newest
+from firstlight.checkpoint.key import read_key
 from firstlight.config.schema import RunConfig
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
@@ -39,7 +40,7 @@ def load_trained(path: Path) -> TrainedRun:
     with torch.device("meta"):
         model = family_of(config.model).build(config.model)
     model.allocate(device)
-    manifest = load_newest(folder.checkpoints, model_tensors(model))
+    manifest = load_newest(folder.checkpoints, model_tensors(model), read_key(config.checkpoint.key_file))
     get_logger().info("%s: the model after step %d of %d", path, manifest.step, config.training.steps)
     return TrainedRun(folder=folder, config=config, model=model.eval(), step=manifest.step)
 

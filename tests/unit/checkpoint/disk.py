@@ -1,15 +1,12 @@
-"""A disk that fails: the operations of a save, counted, and one of them interrupted half-way."""
+"""Disks that fail, handed to a checkpointer: interrupted at one operation, refusing, or slow."""
 
 import os
-import shutil
-from collections.abc import Callable
+import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from firstlight.checkpoint import files, writer
+from firstlight.checkpoint.disk import LocalDisk
 
 
 class Killed(BaseException):
@@ -17,54 +14,95 @@ class Killed(BaseException):
 
 
 @dataclass
-class Disk:
+class FailingDisk(LocalDisk):
     """Lets operations pass and writes their names down; number `interrupted` is done by half and raises `error`."""
 
     error: BaseException
     interrupted: int | None = None
     done: list[str] = field(default_factory=list)
 
-    def is_interrupted(self, name: str) -> bool:
-        self.done.append(name)
-        return len(self.done) - 1 == self.interrupted
+    def make_folder(self, folder: Path) -> None:
+        self._pass("mkdir", folder)
+        super().make_folder(folder)
 
-    def around(self, name: str, act: Callable[..., Any], half: Callable[..., Any] | None = None) -> Callable[..., Any]:
-        """`act`, interrupted in its turn: after `half` of it, or before it where there are no halves."""
+    def write(self, descriptor: int, content: memoryview) -> int:
+        try:
+            self._pass("write", _path_of(descriptor))
+        except BaseException:
+            os.write(descriptor, content[: len(content) // 2])
+            raise
+        return super().write(descriptor, content)
 
-        def acting(*arguments: Any, **keywords: Any) -> Any:
-            if self.is_interrupted(f"{name} {_file_name(arguments[0])}"):
-                if half:
-                    half(*arguments)
-                raise self.error
-            return act(*arguments, **keywords)
+    def fsync(self, descriptor: int) -> None:
+        self._pass("fsync", _path_of(descriptor))
+        super().fsync(descriptor)
 
-        return acting
+    def rename(self, old: Path, new: Path) -> None:
+        self._pass("rename", old)
+        super().rename(old, new)
 
+    def remove(self, path: Path) -> None:
+        try:
+            self._pass("remove", path)
+        except BaseException:
+            # As an interrupted rmtree may leave it: some files gone, the others as they were.
+            for file in sorted(path.iterdir())[:1] if path.is_dir() else ():
+                file.unlink()
+            raise
+        super().remove(path)
 
-def failing_disk(patch: pytest.MonkeyPatch, error: BaseException, interrupted: int | None = None) -> Disk:
-    """A disk under the checkpoint room until `patch` is undone."""
-    disk = Disk(error=error, interrupted=interrupted)
-    write = disk.around("write", files.write_durably, _write_half)
-    flush = disk.around("flush", files.flush_folder)
-    for module in (files, writer):
-        patch.setattr(module, "write_durably", write)
-        patch.setattr(module, "flush_folder", flush)
-    patch.setattr(os, "fsync", disk.around("fsync", os.fsync))
-    patch.setattr(os, "replace", disk.around("replace", os.replace))
-    patch.setattr(shutil, "rmtree", disk.around("remove", shutil.rmtree, _remove_half))
-    for name in ("rename", "mkdir", "unlink"):
-        patch.setattr(Path, name, disk.around(name, getattr(Path, name)))
-    return disk
-
-
-def _file_name(file: Path | int) -> str:
-    return Path(os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else file).name
-
-
-def _write_half(path: Path, content: bytes) -> None:
-    path.write_bytes(content[: len(content) // 2])
+    def _pass(self, name: str, path: Path) -> None:
+        self.done.append(f"{name} {path.name}")
+        if len(self.done) - 1 == self.interrupted:
+            raise self.error
 
 
-def _remove_half(folder: Path) -> None:
-    # As an interrupted rmtree may leave it: some files gone, the others as they were.
-    os.unlink(sorted(path for path in folder.iterdir() if path.is_file())[0])
+@dataclass
+class RefusingDisk(LocalDisk):
+    """Refuses with `error`, while there is one, what goes to a path that `at` is in; `free` bytes are free."""
+
+    error: OSError | None
+    at: str = ""
+    free: int = 12_345
+
+    def make_folder(self, folder: Path) -> None:
+        self._ask(folder)
+        super().make_folder(folder)
+
+    def write(self, descriptor: int, content: memoryview) -> int:
+        self._ask(_path_of(descriptor))
+        return super().write(descriptor, content)
+
+    def fsync(self, descriptor: int) -> None:
+        self._ask(_path_of(descriptor))
+        super().fsync(descriptor)
+
+    def free_bytes(self, folder: Path) -> int:
+        return self.free if folder.exists() else super().free_bytes(folder)
+
+    def _ask(self, path: Path) -> None:
+        if self.error is not None and self.at in str(path):
+            raise self.error
+
+
+class SlowDisk(LocalDisk):
+    """Takes so many bytes a second; or, without a rate, nothing until it is let go, and then it may raise `error`."""
+
+    def __init__(self, error: BaseException | None = None, *, bytes_per_second: float | None = None) -> None:
+        self.go = threading.Event()
+        self.error = error
+        self._bytes_per_second = bytes_per_second
+
+    def write(self, descriptor: int, content: memoryview) -> int:
+        if self._bytes_per_second is not None:
+            content = content[:64]
+            time.sleep(len(content) / self._bytes_per_second)
+        else:
+            assert self.go.wait(20)
+        if self.error is not None:
+            raise self.error
+        return super().write(descriptor, content)
+
+
+def _path_of(descriptor: int) -> Path:
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from firstlight.base.peers import Alone, Peers
 from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.checkpoint.disk import Disk
 from firstlight.config.training import CheckpointConfig
 
 MODEL_FILE = "model-00001-of-00001.safetensors"
@@ -62,11 +63,16 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def checkpointer(
-    folder: Path, *, keep_last: int = 3, peers: Peers | None = None, asynchronous: bool = False
+    folder: Path,
+    *,
+    keep_last: int = 3,
+    peers: Peers | None = None,
+    asynchronous: bool = False,
+    disk: Disk | None = None,
 ) -> Checkpointer:
     """A checkpointer that has seen nothing yet, as in a new process."""
     config = CheckpointConfig(save_every_steps=2, keep_last=keep_last, asynchronous=asynchronous)
-    return Checkpointer(folder, config, peers or Alone(), configuration={"model": {"width": 3}})
+    return Checkpointer(folder, config, peers or Alone(), configuration={"model": {"width": 3}}, disk=disk)
 
 
 def saved(folder: Path, *steps: int, keep_last: int = 3) -> Path:

@@ -10,33 +10,15 @@ import torch
 
 from firstlight.base.errors import FirstlightError
 from firstlight.base.peers import Alone
-from firstlight.checkpoint import files, writer
 from firstlight.checkpoint.checkpointer import Checkpointer
-from firstlight.checkpoint.manifest import FileRecord
 from firstlight.checkpoint.snapshot import HostBuffers
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.training import CheckpointConfig
+from tests.unit.checkpoint.disk import RefusingDisk, SlowDisk
 from tests.unit.checkpoint.state import State, blank, checkpointer, is_state_of, save_last
 from tests.unit.resilience.peers import on_ranks
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-class SlowDisk:
-    """Writes wait until they are let go."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, error: BaseException | None = None) -> None:
-        self.go = threading.Event()
-        self.error = error
-        self._write = files.write_durably
-        for module in (files, writer):
-            patch.setattr(module, "write_durably", self.write)
-
-    def write(self, path: Path, content: bytes) -> FileRecord:
-        assert self.go.wait(20)
-        if self.error is not None:
-            raise self.error
-        return self._write(path, content)
 
 
 def names(folder: Path) -> list[str]:
@@ -51,9 +33,9 @@ def mutated(state: State) -> State:
     return state
 
 
-def test_a_save_holds_one_step_though_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = SlowDisk(monkeypatch)
-    one = checkpointer(tmp_path, asynchronous=True)
+def test_a_save_holds_one_step_though_training_goes_on(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    one = checkpointer(tmp_path, asynchronous=True, disk=disk)
     one.save(state := State(2))
     assert names(tmp_path) == []
     mutated(state)
@@ -81,9 +63,9 @@ def test_saves_one_after_the_other_reuse_memory_and_never_mix(tmp_path: Path) ->
         (tmp_path / f"step-{step:08d}").rename(tmp_path / f"done-{step}")
 
 
-def test_the_second_save_waits_for_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = SlowDisk(monkeypatch)
-    one = checkpointer(tmp_path, asynchronous=True)
+def test_the_second_save_waits_for_the_first(tmp_path: Path) -> None:
+    disk = SlowDisk()
+    one = checkpointer(tmp_path, asynchronous=True, disk=disk)
     one.save(State(2))
     before = threading.active_count()
     threading.Timer(0.2, disk.go.set).start()
@@ -106,11 +88,10 @@ def test_it_is_published_while_training_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_is_said_once_and_the_next_one_tries_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    disk = SlowDisk(monkeypatch, FULL)
-    disk.go.set()
-    one = checkpointer(tmp_path, asynchronous=True)
+    disk = RefusingDisk(FULL)
+    one = checkpointer(tmp_path, asynchronous=True, disk=disk)
     one.save(State(2))
     while not caplog.messages:
         one.due(3)
@@ -125,46 +106,27 @@ def test_a_failed_save_is_said_once_and_the_next_one_tries_again(
     assert len(caplog.messages) == 1
 
 
-def test_the_same_step_is_tried_again_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = SlowDisk(monkeypatch, FULL)
-    disk.go.set()
-    one = checkpointer(tmp_path)
+def test_the_same_step_is_tried_again_at_the_end(tmp_path: Path) -> None:
+    disk = RefusingDisk(FULL)
+    one = checkpointer(tmp_path, disk=disk)
     one.save(State(2))
     disk.error = None
     save_last(one, State(2))
     assert names(tmp_path) == ["step-00000002"]
 
 
-def test_a_last_save_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    SlowDisk(monkeypatch, FULL).go.set()
-    one = checkpointer(tmp_path, asynchronous=True)
+def test_a_last_save_that_fails_ends_the_run(tmp_path: Path) -> None:
+    one = checkpointer(tmp_path, asynchronous=True, disk=RefusingDisk(FULL))
     with pytest.raises(FirstlightError, match="the last state is not saved: .*No space left"):
         save_last(one, State(2))
 
 
-def test_a_fault_in_the_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    SlowDisk(monkeypatch, ZeroDivisionError("a mistake")).go.set()
-    one = checkpointer(tmp_path, asynchronous=True)
+def test_a_fault_in_the_thread_is_raised(tmp_path: Path) -> None:
+    disk = SlowDisk(ZeroDivisionError("a mistake"))
+    disk.go.set()
+    one = checkpointer(tmp_path, asynchronous=True, disk=disk)
     with pytest.raises(ZeroDivisionError, match="a mistake"):
         save_last(one, State(2))
-
-
-@pytest.mark.parametrize("error", [FULL, OSError(errno.EIO, "I/O error"), OSError(errno.EROFS, "Read-only")])
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_disk_that_refuses_costs_no_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, asynchronous: bool
-) -> None:
-    one = checkpointer(tmp_path, keep_last=1, asynchronous=asynchronous)
-    save_last(one, State(2))
-    disk = SlowDisk(monkeypatch, error)
-    disk.go.set()
-    for step in (4, 6):
-        one.save(State(step))
-    with pytest.raises(FirstlightError, match="bytes free"):
-        one.finish()
-    assert names(tmp_path) == ["step-00000002"]
-    assert checkpointer(tmp_path).restore(state := blank()) == 2
-    assert is_state_of(state, 2)
 
 
 def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

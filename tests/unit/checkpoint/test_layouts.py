@@ -5,12 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from firstlight.checkpoint import reader
 from firstlight.checkpoint.manifest import read_manifest
 from firstlight.checkpoint.reader import ReadPlan
 from firstlight.checkpoint.shards import local_shard
 from firstlight.checkpoint.step_folder import candidates
-from firstlight.layout.mesh import Layout
 from tests.unit.checkpoint.layouts import LAYOUTS, LaidOut, expected, name_of, rank_state
 from tests.unit.checkpoint.state import checkpointer, same_bits
 from tests.unit.resilience.peers import on_ranks
@@ -89,30 +87,16 @@ def test_each_byte_is_in_a_checkpoint_once(saved: Saved, states: States, there: 
     assert 4 * elements <= size < 1.5 * 4 * elements
 
 
-def test_a_rank_reads_only_what_it_holds_and_each_file_is_verified_once(
-    saved: Saved, states: States, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    verified: list[str] = []
+def test_a_rank_reads_only_what_it_holds(saved: Saved, states: States, monkeypatch: pytest.MonkeyPatch) -> None:
     num_read: list[int] = []
-    verify, read = reader.verify_file, ReadPlan.read
+    read = ReadPlan.read
 
     def counting(plan: ReadPlan) -> int:
         num_read.append(read(plan))
         return num_read[-1]
 
-    monkeypatch.setattr(reader, "verify_file", lambda path, record: (verified.append(path.name), verify(path, record)))
     monkeypatch.setattr(ReadPlan, "read", counting)
     ranks = blanked(states["1x4"])
     on_ranks(4, lambda peers: checkpointer(saved["1x2"], peers=peers).restore(ranks[peers.rank]))
     held = [sum(local_shard(one, is_first_rank=False).data.nbytes for one in state.live.values()) for state in ranks]
     assert sorted(num_read) == sorted(held)
-    assert sorted(verified) == sorted(read_manifest(candidates(saved["1x2"])[0]).files)
-
-
-def test_a_layout_of_three_is_read_as_well(saved: Saved) -> None:
-    """Shards of unequal sizes, and ranks without any rows of a small tensor."""
-    layout = Layout(dp_replicate=1, dp_shard=3)
-    ranks = blanked([rank_state(layout, rank, step=STEP) for rank in range(3)])
-    on_ranks(3, lambda peers: checkpointer(saved["2x2"], peers=peers).restore(ranks[peers.rank]))
-    for state in ranks:
-        assert_is_whole(state)

@@ -12,7 +12,7 @@ import pytest
 
 from firstlight.base.errors import FolderInUseError, InputError
 from firstlight.base.peers import Alone
-from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.checkpoint.checkpointer import Checkpointer, Role
 from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.training import CheckpointConfig
@@ -123,7 +123,13 @@ def test_a_folder_that_cannot_be_made_is_wrong_input(tmp_path: Path) -> None:
 def test_a_fenced_off_writer_cannot_publish(tmp_path: Path, asynchronous: bool) -> None:
     first = held(tmp_path)
     config = CheckpointConfig(asynchronous=asynchronous)
-    writes = Checkpointer(tmp_path / "checkpoints", config, Alone(), configuration={}, is_ours=first.is_held)
+    writes = Checkpointer(
+        tmp_path / "checkpoints",
+        config,
+        Alone(),
+        configuration={},
+        role=Role(writes_whole_tensors=True, is_ours=first.is_held),
+    )
     writes.save(State(2))
     writes.finish()
     rewrite(tmp_path, 500, place="taken for dead")
@@ -142,7 +148,8 @@ def test_fenced_off_between_writing_and_publishing_all_ranks_end(tmp_path: Path)
 
     def save(peers: Alone) -> None:
         config = CheckpointConfig(asynchronous=False)
-        Checkpointer(tmp_path, config, peers, configuration={}, is_ours=lambda: next(answers)).save(State(4))
+        role = Role(writes_whole_tensors=peers.rank == 0, is_ours=lambda: next(answers))
+        Checkpointer(tmp_path, config, peers, configuration={}, role=role).save(State(4))
 
     ended = on_ranks(2, save)
     assert [getattr(error, "exit_code", None) for error in ended] == [4, 4]

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from firstlight.base.errors import NoCheckpointError
-from firstlight.checkpoint.files import write_tensors
+from firstlight.checkpoint.disk import LocalDisk
 from firstlight.checkpoint.manifest import FileRecord, Manifest, ShardRecord, TensorRecord, UnusableCheckpoint
 from firstlight.checkpoint.shards import LocalShard
+from firstlight.checkpoint.writer import write_tensors
 from tests.unit.checkpoint.reading import read_shards, read_tensors
 from tests.unit.checkpoint.state import MODEL_FILE, State, blank, checkpointer, same_bits, saved
 
@@ -34,7 +35,9 @@ def write_shards(folder: Path, tensors: dict[str, Tensor], cuts: Sequence[int]) 
             continue
         file = f"model-{rank + 1:05d}-of-{len(bounds) - 1:05d}.safetensors"
         blocks = {name: tensor[begin:end] for name, tensor in tensors.items()}
-        files[file] = write_tensors(folder / file, {name.partition("/")[2]: block for name, block in blocks.items()})
+        files[file] = write_tensors(
+            LocalDisk(), folder / file, {name.partition("/")[2]: block for name, block in blocks.items()}
+        )
         for name, block in blocks.items():
             offset = (begin,) + (0,) * (block.ndim - 1)
             shards[name].append(ShardRecord(file=file, offset=offset, shape=tuple(block.shape)))
@@ -110,7 +113,7 @@ def test_blocks_may_be_cut_along_any_dim(tmp_path: Path) -> None:
     for number, (row, column) in enumerate([(0, 0), (0, 4), (2, 0), (2, 4)]):
         block = tensor[row : row + 2, column : column + (4 if column == 0 else 2)]
         file = f"model-{number + 1:05d}-of-00004.safetensors"
-        files[file] = write_tensors(tmp_path / file, {"weight": block})
+        files[file] = write_tensors(LocalDisk(), tmp_path / file, {"weight": block.contiguous()})
         shards.append(ShardRecord(file=file, offset=(row, column), shape=tuple(block.shape)))
     record = TensorRecord(dtype="F32", shape=(4, 6), shards=tuple(shards))
     manifest = Manifest(step=2, world_size=4, state={}, configuration={}, files=files, tensors={WEIGHT: record})
@@ -156,7 +159,7 @@ def test_a_tensor_that_is_not_there_is_named(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_a_scalar_comes_back(tmp_path: Path) -> None:
-    record = write_tensors(tmp_path / MODEL_FILE, {"scale": torch.tensor(2.5)})
+    record = write_tensors(LocalDisk(), tmp_path / MODEL_FILE, {"scale": torch.tensor(2.5)})
     shard = ShardRecord(file=MODEL_FILE, offset=(), shape=())
     manifest = Manifest(
         step=2,

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from firstlight.base.errors import InputError
+from firstlight.checkpoint.disk import LocalDisk
 from firstlight.checkpoint.manifest import Manifest
 from firstlight.checkpoint.shards import local_shard
 from firstlight.checkpoint.step_folder import step_folder
@@ -51,10 +52,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "config.yaml").write_text(CONFIG)
     (folder / "tokenizer.json").write_text("{}")
-    writer = CheckpointWriter(folder / "checkpoints", rank=0, num_ranks=1)
+    writer = CheckpointWriter(folder / "checkpoints", rank=0, num_ranks=1, disk=LocalDisk())
     for step in (3, 6):
         name = step_folder(step)
-        writer.prepare(name)
+        writer.prepare(name, 0)
         tensors = {f"model/{one}": values(one, step) for one in meta_tensors(load_model())}
         writer.write_part(name, {key: local_shard(one, is_first_rank=True) for key, one in tensors.items()})
         writer.publish(name, Manifest(step=step, world_size=1, state={}, configuration={}, files={}, tensors={}))
