@@ -1,5 +1,7 @@
 """Sums a step's gradients over its micro-batches and ranks, and says what is whole on a rank in between."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -71,9 +73,8 @@ class ShardedGradients:
             self._copied.sum()
 
     def rest(self) -> None:
-        """Called when no backward pass will follow: let go of what is gathered, or it would outlive its shards."""
-        for unit in self._units:
-            unit.reshard()
+        """Called when no backward pass will follow."""
+        reshard(self._units)
 
 
 class WholeGradients:
@@ -103,6 +104,13 @@ class WholeGradients:
 
     def rest(self) -> None:
         """Nothing is gathered."""
+
+
+def reshard(modules: Iterable[nn.Module | FSDPModule]) -> None:
+    """Let go of what units among `modules` have gathered: without a backward pass it would outlive its shards."""
+    for module in modules:
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 GradientSum = ShardedGradients | WholeGradients

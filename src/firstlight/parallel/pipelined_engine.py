@@ -25,6 +25,7 @@ from firstlight.parallel.apply import LaidOut
 from firstlight.parallel.copied import CopiedGradients
 from firstlight.parallel.embedding_copy import EmbeddingCopy
 from firstlight.parallel.engine import Work, added
+from firstlight.parallel.gradients import reshard
 from firstlight.parallel.losses import Normalizers, report
 from firstlight.parallel.rows import HostBatch, Rows
 from firstlight.parallel.stage import StageRun
@@ -82,6 +83,8 @@ class PipelinedEngine:
             self._embedding.refresh()
         tokens = torch.cat([one.tokens_bs for one in inputs])
         self._schedule(inputs).eval(*self._arguments(tokens), target=tokens, return_outputs=False)
+        for stage in self._model.stages:
+            reshard(stage.modules())
         return float(self._measured().lm) / layout.tp, float(rows.mask.sum()) / layout.readers
 
     def _inputs(self, rows: Rows, *, predicts_ahead: bool) -> list[Inputs]:
