@@ -92,19 +92,20 @@ class HubFolder:
 
 @torch.no_grad()
 def read_weights(config: ModelConfig, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill `tensors`, parameters and buffers by our names, plain or sharded, from a Hugging Face folder.
+    """Fill `tensors`, parameters and buffers by our names, plain or sharded, all or some, from a Hugging Face folder.
 
     Each rank keeps what it holds. Raises InputError that names all tensors that are missing, of another shape or dtype,
     or not of this model, before anything is filled; and when a second copy of a tensor differs from the first.
     """
     hub = HubFolder(folder)
     table = family_of(config).names(config)
-    entries = list(table.entries(tensors))
+    shapes = family_of(config).shapes(config)
     copies = dict(table.copies)
     if config.tie_word_embeddings:
         copies["lm_head.weight"] = "embedding.weight"
-    _require_match(config, hub, entries, tensors, copies)
-    for entry in entries:
+    # A stage of a pipeline has a part of the tensors; the folder has to have all of them.
+    _require_match(config, hub, list(table.entries(shapes)), shapes, copies)
+    for entry in table.entries(tensors):
         _fill(hub, entry, {name: local_shard(tensors[name], is_first_rank=False) for name in entry.ours})
     for theirs, ours in copies.items():
         original = table.entry(ours).theirs[0]
@@ -131,15 +132,15 @@ def _require_match(
     config: ModelConfig,
     hub: HubFolder,
     entries: list[Entry],
-    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, Tensor],
     copies: Mapping[str, str],
 ) -> None:
     faults = []
     known = set(copies)
     for entry in entries:
         known.update(entry.theirs)
-        ours = [torch.empty(tensors[name].shape, device="meta") for name in entry.ours]
-        for name, expected in zip(entry.theirs, to_theirs(entry.layout, ours), strict=True):
+        ours = to_theirs(entry.layout, [shapes[name] for name in entry.ours])
+        for name, expected in zip(entry.theirs, ours, strict=True):
             stored = hub.tensors.get(name)
             if stored is None:
                 faults.append(f"{name} is missing")

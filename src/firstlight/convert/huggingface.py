@@ -45,7 +45,7 @@ def export(
     """
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; name a new folder for the export")
-    tensors = _meta_tensors(model)
+    tensors = family_of(model).shapes(model)
     saved = open_newest(checkpoints, {f"model/{name}": tensor for name, tensor in tensors.items()})
     output.mkdir(parents=True, exist_ok=True)
     _write_weights(_Pieces(model, tensors, saved, _DTYPES[dtype]), output)
@@ -59,12 +59,6 @@ def export(
     _write_json(output / "config.json", config)
     _write_tokenizer(tokenizer, output, model.max_position_embeddings)
     return saved.manifest.step
-
-
-def _meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        built = family_of(model).build(model)
-    return dict(built.named_parameters()) | dict(built.named_buffers())
 
 
 class _Pieces:
