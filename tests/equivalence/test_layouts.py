@@ -37,9 +37,14 @@ def run_ranks(
     size: int,
     names: list[str],
     module: str = "tests.equivalence.rank",
+    *,
     working_folder: Path | None = None,
+    num_cases: int | None = None,
 ) -> None:
-    """Run the cases of `module` on `size` processes, in `working_folder` if given; all are gone when this returns."""
+    """Run the cases of `module` on `size` processes, in `working_folder` if given; all are gone when this returns.
+
+    `num_cases`: how many `names` stand for, if not one each.
+    """
     folder.mkdir()
     variables = environment() | {"TORCH_DISTRIBUTED_DEBUG": "DETAIL", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", module, str(folder)]
@@ -54,7 +59,7 @@ def run_ranks(
                 ranks.append(
                     subprocess.Popen(arguments, env=variables, cwd=working_folder or root, stdout=file, stderr=file)
                 )
-        limit = TIMEOUT_SECONDS + TIMEOUT_SECONDS_PER_CASE * len(names)
+        limit = TIMEOUT_SECONDS + TIMEOUT_SECONDS_PER_CASE * (num_cases or len(names))
         # Where one has failed, the others wait in vain.
         wait_until(lambda: any(_codes(ranks)) or None not in _codes(ranks), timeout=limit)
         assert _codes(ranks) == [0] * size, "\n".join(log.read_text()[-9000:] for log in logs)

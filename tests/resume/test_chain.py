@@ -192,7 +192,8 @@ def test_layouts_go_on_from_each_other(chains: str, size: int, tmp_path: Path) -
     run = make_tiny_run(tmp_path / "run")
     leave_weights(run)
     ranks = tmp_path / "ranks"
-    run_ranks(ranks, size, [chains], module="tests.resume.rank", working_folder=run.folder)
+    num_legs = sum(len(chain.legs) for chain in getattr(legs, chains))
+    run_ranks(ranks, size, [chains], module="tests.resume.rank", working_folder=run.folder, num_cases=num_legs)
     num_pairs = 0
     for chain in getattr(legs, chains):
         took = [read(ranks, f"{chain.name}-{number}-{leg.name}", leg) for number, leg in enumerate(chain.legs)]
