@@ -16,7 +16,7 @@ from torch import Tensor
 from firstlight.layout.context import positions_of
 from tests.equivalence.layouts import CASES, Case
 from tests.equivalence.rank import LENGTH, MICRO_BATCH
-from tests.runs import environment
+from tests.runs import environment, wait_until
 
 TOLERANCE = 1e-9
 TIMEOUT_SECONDS = 240
@@ -32,8 +32,19 @@ class Saved:
     figures: list[dict[str, float]]
 
 
-def run_ranks(folder: Path, size: int, names: list[str], module: str = "tests.equivalence.rank") -> None:
-    """Run the cases of `module` on `size` processes; all are gone when this returns."""
+def run_ranks(
+    folder: Path,
+    size: int,
+    names: list[str],
+    module: str = "tests.equivalence.rank",
+    *,
+    working_folder: Path | None = None,
+    num_cases: int | None = None,
+) -> None:
+    """Run the cases of `module` on `size` processes, in `working_folder` if given; all are gone when this returns.
+
+    `num_cases`: how many `names` stand for, if not one each.
+    """
     folder.mkdir()
     variables = environment() | {"TORCH_DISTRIBUTED_DEBUG": "DETAIL", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", module, str(folder)]
@@ -45,14 +56,21 @@ def run_ranks(folder: Path, size: int, names: list[str], module: str = "tests.eq
         for rank, log in enumerate(logs):
             with log.open("wb") as file:
                 arguments = [*command, str(rank), str(size), *names]
-                ranks.append(subprocess.Popen(arguments, env=variables, cwd=root, stdout=file, stderr=file))
-        limit = TIMEOUT_SECONDS + TIMEOUT_SECONDS_PER_CASE * len(names)
-        codes = [process.wait(limit) for process in ranks]
-        assert codes == [0] * size, "\n".join(log.read_text()[-9000:] for log in logs)
+                ranks.append(
+                    subprocess.Popen(arguments, env=variables, cwd=working_folder or root, stdout=file, stderr=file)
+                )
+        limit = TIMEOUT_SECONDS + TIMEOUT_SECONDS_PER_CASE * (num_cases or len(names))
+        # Where one has failed, the others wait in vain.
+        wait_until(lambda: any(_codes(ranks)) or None not in _codes(ranks), timeout=limit)
+        assert _codes(ranks) == [0] * size, "\n".join(log.read_text()[-9000:] for log in logs)
     finally:
         for process in ranks:
             process.kill()
             process.wait()
+
+
+def _codes(ranks: list[subprocess.Popen[bytes]]) -> list[int | None]:
+    return [process.poll() for process in ranks]
 
 
 def read(folder: Path, name: str) -> list[Saved]:

@@ -17,7 +17,6 @@ from firstlight.convert.formats import format_named, format_of
 from firstlight.convert.hub_section import read_section
 from firstlight.convert.hub_weights import read_weights
 from firstlight.convert.mindformers_weights import MindFormersChoices, named_weights
-from firstlight.convert.run_weights import meta_tensors
 from firstlight.convert.safetensors_files import DTYPES
 from firstlight.convert.source import StoredTensor
 from firstlight.convert.weight_format import ReadChoices
@@ -160,8 +159,8 @@ def test_every_tensor_of_another_run_is_known() -> None:
         }
     )
     weights = named_weights(config, source, MindFormersChoices())
-    weights.require_match(meta_tensors(config))
-    taken = {name for entry in weights.table.entries(meta_tensors(config)) for name in entry.theirs}
+    weights.require_match(family_of(config).shapes(config))
+    taken = {name for entry in weights.table.entries(family_of(config).shapes(config)) for name in entry.theirs}
     assert taken | set(weights.others) == set(listed)
     assert not taken & set(weights.others)
     assert sum(name.startswith(("adam_m.", "adam_v.")) for name in weights.others) == 2 * (len(taken) - 3)

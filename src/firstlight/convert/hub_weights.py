@@ -15,13 +15,14 @@ from firstlight.models.family import family_of
 
 
 def read_weights(config: ModelConfig, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill `tensors`, parameters and buffers by our names, plain or sharded, from a Hugging Face folder.
+    """Fill `tensors`, parameters and buffers by our names, plain or sharded, all or some, from a Hugging Face folder.
 
     Each rank keeps what it holds. Raises InputError that names all tensors that are missing, of another shape or dtype,
     or not of this model, before anything is filled; and when a second copy of a tensor differs from the first.
     """
     weights = named_weights(config, folder)
-    weights.require_match(tensors)
+    # A stage of a pipeline has a part of the tensors; the folder has to have all of them.
+    weights.require_match(family_of(config).shapes(config))
     weights.fill(tensors)
     weights.require_equal_copies()
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from firstlight.base.errors import InputError
 from firstlight.checkpoint.saved_tensors import SavedTensors, open_newest
 from firstlight.config.model import ModelConfig
-from firstlight.convert.run_weights import meta_tensors
 from firstlight.convert.tensor_layout import to_theirs
 from firstlight.models.family import family_of
 from firstlight.models.names import Entry
@@ -52,7 +51,7 @@ def export(
     """
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; name a new folder for the export")
-    saved = open_newest(checkpoints, _by_saved_name(meta_tensors(model)), key)
+    saved = open_newest(checkpoints, _by_saved_name(family_of(model).shapes(model)), key)
     output.mkdir(parents=True, exist_ok=True)
     _write(model, saved, output, tokenizer, dtype)
     return saved.manifest.step
@@ -62,14 +61,14 @@ def export_saved(
     model: ModelConfig, saved: SavedTensors, output: Path, tokenizer: ExportedTokenizer, *, dtype: DtypeName
 ) -> None:
     """Write one checkpoint into the empty folder `output`. Raises UnusableCheckpoint when it is not sound."""
-    saved.verify(_by_saved_name(meta_tensors(model)))
+    saved.verify(_by_saved_name(family_of(model).shapes(model)))
     _write(model, saved, output, tokenizer, dtype)
 
 
 def _write(
     model: ModelConfig, saved: SavedTensors, output: Path, tokenizer: ExportedTokenizer, dtype: DtypeName
 ) -> None:
-    _write_weights(_Pieces(model, meta_tensors(model), saved, _DTYPES[dtype]), output)
+    _write_weights(_Pieces(model, family_of(model).shapes(model), saved, _DTYPES[dtype]), output)
     config = {
         **family_of(model).config_json(model),
         "bos_token_id": None,

@@ -18,13 +18,6 @@ from firstlight.models.family import family_of
 from firstlight.models.names import Entry, NameTable
 
 
-def meta_tensors(model: ModelConfig) -> dict[str, Tensor]:
-    """A model's parameters and buffers by name, without values."""
-    with torch.device("meta"):
-        built = family_of(model).build(model)
-    return dict(built.named_parameters()) | dict(built.named_buffers())
-
-
 class RunWeights:
     """The model of a checkpoint that is verified."""
 
@@ -59,7 +52,7 @@ def named_weights(model: ModelConfig, folder: Path, step: int | None = None, key
     `key` is what signed it. Raises InputError or UnusableCheckpoint when there is none of that step, NoCheckpointError
     when none loads.
     """
-    tensors = meta_tensors(model)
+    tensors = family_of(model).shapes(model)
     wanted = {f"model/{name}": tensor for name, tensor in tensors.items()}
     saved = open_newest(folder, wanted, key) if step is None else _open_step(folder, step, wanted, key)
     table = OwnNames(rows=(), num_hidden_layers=model.num_hidden_layers)

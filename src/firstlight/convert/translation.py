@@ -9,9 +9,9 @@ from torch import Tensor
 from firstlight.base.errors import InputError
 from firstlight.config.model import ModelConfig
 from firstlight.convert.named_weights import NamedWeights
-from firstlight.convert.run_weights import meta_tensors
 from firstlight.convert.safetensors_writer import PlannedTensor
 from firstlight.convert.tensor_layout import to_theirs
+from firstlight.models.family import family_of
 from firstlight.models.names import Entry, NameTable
 
 DTYPES: Mapping[str, torch.dtype | None] = {
@@ -49,7 +49,7 @@ class Translation:
         self, model: ModelConfig, weights: NamedWeights, table: NameTable, dtype: torch.dtype | None = None
     ) -> None:
         self._weights = weights
-        self._tensors = meta_tensors(model)
+        self._tensors = family_of(model).shapes(model)
         self._dtype = dtype
         self._held_of: Entry | None = None
         self._held: Mapping[str, Tensor] = {}

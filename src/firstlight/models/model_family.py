@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from firstlight.base.errors import InputError
 from firstlight.config.families import FamilyName, refused_choices, shown
@@ -47,11 +48,13 @@ class ModelFamily:
 
     def tensors(self, config: ModelConfig) -> Iterator[Entry]:
         """Every tensor of the model, parameters and buffers, with Hugging Face's names and layout."""
+        return self.names(config).entries(self.shapes(config))
+
+    def shapes(self, config: ModelConfig) -> dict[str, Tensor]:
+        """Every tensor of the model, parameters and buffers, without memory."""
         with torch.device("meta"):
             model = self.build(config)
-        return self.names(config).entries(
-            name for part in (model.named_parameters(), model.named_buffers()) for name, _ in part
-        )
+        return dict(model.named_parameters()) | dict(model.named_buffers())
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """The content of Hugging Face's config.json, without dtype and token ids."""

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import (
-    PipelineScheduleMulti,
     PipelineScheduleSingle,
     Schedule1F1B,
     ScheduleDualPipeV,
@@ -15,6 +14,9 @@ from torch.distributed.pipelining.schedules import (
     ScheduleInterleavedZeroBubble,
     ScheduleLoopedBFS,
     ScheduleZBVZeroBubble,
+    _Action,
+    _ComputationType,
+    _PipelineScheduleRuntime,
 )
 
 from firstlight.base.report import LossReport
@@ -30,16 +32,25 @@ from firstlight.parallel.losses import Normalizers, report
 from firstlight.parallel.rows import HostBatch, Rows
 from firstlight.parallel.stage import StageRun
 
-Schedule = PipelineScheduleSingle | PipelineScheduleMulti
+Schedule = PipelineScheduleSingle | _PipelineScheduleRuntime
 
 _ONE_STAGE: Mapping[ScheduleName, type[PipelineScheduleSingle]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
-_SOME_STAGES: Mapping[ScheduleName, type[PipelineScheduleMulti]] = {
+_SOME_STAGES: Mapping[ScheduleName, type[_PipelineScheduleRuntime]] = {
     "interleaved_1f1b": ScheduleInterleaved1F1B,
     "looped_bfs": ScheduleLoopedBFS,
     "interleaved_zero_bubble": ScheduleInterleavedZeroBubble,
     "zbv_zero_bubble": ScheduleZBVZeroBubble,
     "dualpipe_v": ScheduleDualPipeV,
 }
+_FORWARD = frozenset(
+    {
+        _ComputationType.FORWARD,
+        _ComputationType.SEND_F,
+        _ComputationType.RECV_F,
+        _ComputationType.UNSHARD,
+        _ComputationType.RESHARD,
+    }
+)
 
 
 class PipelinedEngine:
@@ -54,7 +65,7 @@ class PipelinedEngine:
         self._runs = [StageRun(stage, work.autocast_dtype) for stage in model.stages]
         self._embedding = EmbeddingCopy(model.stages, model.pipeline_group, is_v_shaped=schedule in V_SHAPED)
         self._copied = [CopiedGradients(stage) for stage in model.stages]
-        self._schedules: dict[tuple[int, ...], Schedule] = {}
+        self._schedules: dict[tuple[bool, int, *tuple[int, ...]], Schedule] = {}
         self._config = model.stages[0].config
 
     def forward_backward(self, batch: HostBatch) -> LossReport:
@@ -66,7 +77,7 @@ class PipelinedEngine:
             run.begin(inputs, normalizers)
         self._embedding.refresh()
         tokens = torch.cat([one.tokens_bs for one in inputs])
-        self._schedule(inputs).step(*self._arguments(tokens), target=tokens, return_outputs=False)
+        self._schedule(inputs, is_trained=True).step(*self._arguments(tokens), target=tokens, return_outputs=False)
         for copied in self._copied:
             copied.sum()
         self._embedding.return_gradient()
@@ -82,7 +93,7 @@ class PipelinedEngine:
         if self._config.tie_word_embeddings:
             self._embedding.refresh()
         tokens = torch.cat([one.tokens_bs for one in inputs])
-        self._schedule(inputs).eval(*self._arguments(tokens), target=tokens, return_outputs=False)
+        self._schedule(inputs, is_trained=False).eval(*self._arguments(tokens), target=tokens, return_outputs=False)
         for stage in self._model.stages:
             reshard(stage.modules())
         return float(self._measured().lm) / layout.tp, float(rows.mask.sum()) / layout.readers
@@ -102,12 +113,14 @@ class PipelinedEngine:
         """Over the micro-batches and the stages of this rank."""
         return added([sums for run in self._runs for sums in run.sums])
 
-    def _schedule(self, inputs: list[Inputs]) -> Schedule:
+    def _schedule(self, inputs: list[Inputs], *, is_trained: bool) -> Schedule:
         """The schedule for so many micro-batches of such a shape; stages know the shapes that they receive."""
-        batch, length = inputs[0].tokens_bs.shape
-        key = (len(inputs), batch, length)
+        key = (is_trained, len(inputs), *inputs[0].tokens_bs.shape)
         if key not in self._schedules:
-            self._schedules[key] = self._build_schedule(len(inputs), inputs[0])
+            schedule = self._build_schedule(len(inputs), inputs[0])
+            if not is_trained and isinstance(schedule, _PipelineScheduleRuntime):
+                _leave_out_backward(schedule)
+            self._schedules[key] = schedule
         return self._schedules[key]
 
     def _build_schedule(self, count: int, inputs: Inputs) -> Schedule:
@@ -136,6 +149,21 @@ class PipelinedEngine:
             group=self._model.pipeline_group,
             dw_builder=None if self._model.weight_gradients is None else self._model.weight_gradients.take,
         )
+
+
+def _leave_out_backward(schedule: _PipelineScheduleRuntime) -> None:
+    """torch's own evaluation (2.13) walks through the backward steps too, and a stage that hands gradients to another
+    one on the same rank fails there."""
+    schedule.pipeline_order_with_comms = {
+        rank: [part for action in actions for part in _forward_parts(action)]
+        for rank, actions in schedule.pipeline_order_with_comms.items()
+    }
+
+
+def _forward_parts(action: _Action) -> list[_Action]:
+    """`action` where it is one of a forward pass; of two that overlap, the one that is."""
+    parts = action.sub_actions or (action,)
+    return [part for part in parts if part.computation_type in _FORWARD]
 
 
 def _the_loss(loss: Tensor, _target: Tensor) -> Tensor:

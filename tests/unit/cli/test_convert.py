@@ -16,7 +16,7 @@ from firstlight.checkpoint.writer import CheckpointWriter
 from firstlight.cli.main import app
 from firstlight.config.load import load
 from firstlight.convert.mindspore_ckpt_reader import MindSporeCkpt
-from firstlight.convert.run_weights import meta_tensors
+from firstlight.models.family import family_of
 
 CONFIG = """
 model:
@@ -35,7 +35,7 @@ training: {steps: 6, global_batch_size: 4, output_folder: run}
 
 
 def values(name: str, step: int) -> torch.Tensor:
-    shape = meta_tensors(load_model())[name].shape
+    shape = family_of(load_model()).shapes(load_model())[name].shape
     return torch.full(shape, float(step)) + torch.arange(shape.numel()).view(shape)
 
 
@@ -56,7 +56,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for step in (3, 6):
         name = step_folder(step)
         writer.prepare(name, 0)
-        tensors = {f"model/{one}": values(one, step) for one in meta_tensors(load_model())}
+        tensors = {f"model/{one}": values(one, step) for one in family_of(load_model()).shapes(load_model())}
         writer.write_part(name, {key: local_shard(one, is_first_rank=True) for key, one in tensors.items()})
         writer.publish(name, Manifest(step=step, world_size=1, state={}, configuration={}, files={}, tensors={}))
     return folder

@@ -22,7 +22,6 @@ from firstlight.convert.formats import FORMATS, format_named, format_of
 from firstlight.convert.mindformers_weights import MindFormersChoices
 from firstlight.convert.mindspore_ckpt_reader import MindSporeCkpt
 from firstlight.convert.named_weights import NamedWeights
-from firstlight.convert.run_weights import meta_tensors
 from firstlight.convert.tensor_layout import to_theirs
 from firstlight.convert.weight_format import ReadChoices
 from firstlight.models.family import family_of
@@ -87,7 +86,7 @@ def hub_tensors(model: ModelConfig, dtype: torch.dtype = torch.float32) -> dict[
     table = family_of(model).names(model)
     found: dict[str, Tensor] = {}
     for entry in family_of(model).tensors(model):
-        shapes = [meta_tensors(model)[name].shape for name in entry.ours]
+        shapes = [family_of(model).shapes(model)[name].shape for name in entry.ours]
         for theirs in entry.theirs:
             shape = shapes[0][1:] if entry.layout == "per_expert" else shapes[0]
             kept = torch.float32 if theirs.endswith("e_score_correction_bias") else dtype
@@ -201,7 +200,7 @@ def test_joined_latents_and_stacked_experts_are_seen(tmp_path: Path, hub: Callab
     origin = hub(model)
     opened = format_of(origin).open(origin, ReadChoices())
     layout = MindFormersLayout(has_joined_latents=True, has_stacked_experts=True)
-    table, tensors = mindformers_table(model, layout), meta_tensors(model)
+    table, tensors = mindformers_table(model, layout), family_of(model).shapes(model)
     theirs: dict[str, Tensor] = {}
     for entry in table.entries(tensors):
         ours = []
