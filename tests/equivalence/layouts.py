@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+import torch
+
 from firstlight.config.model import ModelConfig
 from firstlight.config.pipeline import PipelineConfig
 from firstlight.config.recompute import (
@@ -57,6 +59,7 @@ class Case:
     pipeline: PipelineConfig = PipelineConfig()
     recompute: Recompute = NoRecompute()
     offload: OffloadConfig = OffloadConfig()
+    dtype: torch.dtype = torch.float64
 
 
 _SLOW = ("ep2_replicated", "tp2_dp2", "tp2_dp2_ep2")
@@ -68,6 +71,18 @@ _EXPERT: Mapping[str, Layout] = {
     "ep2_edp2": Layout(dp_shard=4, ep=2),
     "ep2_replicated": Layout(dp_replicate=2, dp_shard=2, ep=2),
 }
+_SLICED: Mapping[str, Layout] = {
+    "etp2": Layout(dp_shard=2, etp=2),
+    "dp4_etp2": Layout(dp_shard=4, etp=2),
+    "dp4_etp4": Layout(dp_shard=4, etp=4),
+    "dp4_ep2_etp2": Layout(dp_shard=4, ep=2, etp=2),
+    "tp2_dp2_ep2_etp2": Layout(tp=2, dp_shard=2, ep=2, etp=2),
+    "cp2_tp2_etp2": Layout(cp=2, tp=2, etp=2),
+    "replicated_etp2": Layout(dp_replicate=2, dp_shard=2, etp=2),
+    "replicated_dp4_ep2_etp2": Layout(dp_replicate=2, dp_shard=4, ep=2, etp=2),
+    "dp8_ep2_etp2": Layout(dp_shard=8, ep=2, etp=2),
+}
+"""Experts cut over neighbours."""
 
 _TENSOR: Mapping[str, Layout] = {
     "tp2": Layout(tp=2),
@@ -122,6 +137,7 @@ _PIPELINE: Mapping[str, Layout] = {
     "pp2_cp2": Layout(pp=2, cp=2),
     "pp2_cp2_tp2": Layout(pp=2, cp=2, cp_heads=2, tp=2),
     "pp2_cp2_dp2_ep4": Layout(pp=2, cp=2, dp_shard=2, ep=4),
+    "pp2_dp2_etp2": Layout(pp=2, dp_shard=2, etp=2),
 }
 
 
@@ -151,6 +167,7 @@ PIPELINED: Mapping[str, Case] = {
     "deepseek_pp2_dp2_ep2_zbv": _pipelined("deepseek", "pp2_dp2_ep2", schedule="zbv_zero_bubble"),
     "deepseek_pp2_tp2_ep2_dualpipe": _pipelined("deepseek", "pp2_tp2_ep2", schedule="dualpipe_v"),
     "deep_tied_pp2_tp2_zbv": _pipelined("deep_tied", "pp2_tp2", schedule="zbv_zero_bubble"),
+    "deepseek_pp2_dp2_etp2_zbv": _pipelined("deepseek", "pp2_dp2_etp2", is_slow=True, schedule="zbv_zero_bubble"),
     "deepseek_pp2_cp2": _pipelined("deepseek", "pp2_cp2"),
     "deepseek_pp2_cp2_tp2": _pipelined("deepseek", "pp2_cp2_tp2", is_slow=True, schedule="zbv_zero_bubble"),
     "deepseek_pp2_cp2_dp2_ep4": _pipelined("deepseek", "pp2_cp2_dp2_ep4", is_slow=True),
@@ -239,6 +256,18 @@ CASES: Mapping[str, Case] = {
     },
     "llama_tp2_dp2": Case(model="llama", layout=_TENSOR["tp2_dp2"]),
     **{f"deepseek_{name}": Case(model="deepseek", layout=layout, is_slow=True) for name, layout in _EIGHT.items()},
+    **{
+        f"{model}_{name}": Case(model=model, layout=layout, is_slow=(model, name) != ("gpt_oss", "etp2"))
+        for model in ("deepseek", "gpt_oss")
+        for name, layout in _SLICED.items()
+    },
+    "few_experts_dp8_etp2": Case(model="few_experts", layout=Layout(dp_shard=8, etp=2), is_slow=True),
+    "deepseek_dp4_ep2_etp2_kept": Case(
+        model="deepseek", layout=_SLICED["dp4_ep2_etp2"], recompute=SelectiveRecompute(), is_slow=True
+    ),
+    "deepseek_dp4_ep2_etp2_recomputed": Case(
+        model="deepseek", layout=_SLICED["dp4_ep2_etp2"], recompute=FullRecompute(), is_slow=True
+    ),
     "tied_tp2_dp2": Case(model="tied", layout=_TENSOR["tp2_dp2"], is_slow=True),
     "few_experts_dp4": Case(model="few_experts", layout=Layout(dp_shard=4)),
     "few_experts_tp2_dp2": Case(model="few_experts", layout=_TENSOR["tp2_dp2"]),
