@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from firstlight.layout.context import positions_of
-from tests.equivalence.layouts import CASES, Case
+from tests.equivalence.layouts import CASES, QUICK, Case
 from tests.equivalence.rank import LENGTH, MICRO_BATCH
 from tests.runs import environment
 
@@ -83,14 +84,18 @@ def assert_near(block: Tensor, whole: Tensor, where: tuple[slice, ...], what: st
     ("size", "is_slow"),
     [(2, False), (4, False), *(pytest.param(size, True, marks=pytest.mark.slow) for size in (2, 4, 8))],
 )
-def test_layouts_compute_what_one_rank_computes(size: int, is_slow: bool, tmp_path: Path) -> None:
+def test_layouts_compute_what_one_rank_computes(
+    size: int, is_slow: bool, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """All layouts of a size in one start of its processes, which takes longer than the steps."""
-    names = [n for n, case in CASES.items() if case.layout.world_size == size and case.is_slow == is_slow]
+    names = [n for n, case in CASES.items() if case.layout.world_size == size and (n not in QUICK) == is_slow]
     alone = sorted({CASES[name].alone for name in names})
     run_ranks(tmp_path / "alone", 1, alone)
     run_ranks(tmp_path / "ranks", size, names)
     for name in names:
         compare(name, read(tmp_path / "ranks", name), read(tmp_path / "alone", CASES[name].alone)[0])
+    record_property("cases", names)
+    record_property("layouts", [CASES[name].arrangement for name in names])
 
 
 def compare(name: str, ranks: list[Saved], alone: Saved) -> None:
