@@ -47,7 +47,7 @@ class Events(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name = func._schema.name
-        if name == "c10d::alltoall_base_" and args[0].is_floating_point():
+        if name == "_c10d_functional::all_to_all_single" and args[0].is_floating_point():
             self.seen.append("begin")
         if name in ("aten::mm", "aten::addmm", "aten::_grouped_mm"):
             tensors = [argument for argument in args if isinstance(argument, Tensor)]

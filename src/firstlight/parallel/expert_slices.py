@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_tensor, wait_tensor
+from torch.distributed._functional_collectives import all_gather_single, wait_tensor
 
 from firstlight.models.moe import Experts
 from firstlight.ops.experts import Segments
@@ -26,7 +26,7 @@ class ExpertSlices:
     def __call__(self, experts: Experts, rows_nd: Tensor, segments: Segments) -> Callable[[], Tensor]:
         """As `run_here`. The parts of the results are on their way back then."""
         ranks = self._group.size()
-        counts_rl = wait_tensor(all_gather_tensor(segments.counts_e, 0, self._group)).view(ranks, -1)
+        counts_rl = wait_tensor(all_gather_single(segments.counts_e, 0, self._group)).view(ranks, -1)
         sent, arriving = [rows_nd.shape[0]] * ranks, counts_rl.sum(1).tolist()
         rows_md = RowsInFlight.begun(self._group, rows_nd.repeat(ranks, 1), sent=sent, arriving=arriving).arrived()
         here = by_expert(counts_rl)
