@@ -27,7 +27,7 @@ LAYOUTS = (
     Layout(dp_shard=128, tp=8, ep=64),
 )
 NAMES = {"dp_replicate": "data_parallel_replicate", "dp_shard": "data_parallel_shard", "tp": "tensor_parallel"}
-NAMES |= {"ep": "expert_parallel"}
+NAMES |= {"ep": "expert_parallel", "etp": "expert_tensor_parallel"}
 HEAD = (
     "| ranks | layout | state | gathered | micro-batches | parameters | sequence | rows | calls |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"

@@ -31,7 +31,7 @@ from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
 from tests.equivalence.collectives import Counted
 from tests.equivalence.rank import TIMEOUT
-from tests.unit.models.tiny_model import deepseek, llama, of_family
+from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, of_family
 
 LENGTH = 16
 
@@ -49,6 +49,8 @@ class Case:
 _BALANCED = {"force_balance": "round_robin"}
 DEEPSEEK = deepseek(multi_token_prediction={}, router=_BALANCED)
 
+_GPT_OSS = OTHER_FAMILIES["gpt_oss"]["feed_forward"]
+BALANCED_GPT_OSS = of_family("gpt_oss", feed_forward={**_GPT_OSS, "router": {**_GPT_OSS["router"], **_BALANCED}})
 FEW_EXPERTS = deepseek(router={**_BALANCED, "n_group": 1, "topk_group": 1}, feed_forward={"n_routed_experts": 2})
 
 CASES: Mapping[str, Case] = {
@@ -67,6 +69,9 @@ CASES: Mapping[str, Case] = {
     "tp2_dp2_ep4": Case(model=DEEPSEEK, layout=Layout(tp=2, dp_shard=2, ep=4)),
     "tp2_dp2": Case(model=DEEPSEEK, layout=Layout(tp=2, dp_shard=2)),
     "replicated_ep2": Case(model=DEEPSEEK, layout=Layout(dp_replicate=2, dp_shard=2, ep=2)),
+    "etp2": Case(model=DEEPSEEK, layout=Layout(dp_shard=2, etp=2)),
+    "dp4_ep2_etp2_gpt_oss": Case(model=BALANCED_GPT_OSS, layout=Layout(dp_shard=4, ep=2, etp=2)),
+    "tp2_dp2_etp2": Case(model=DEEPSEEK, layout=Layout(tp=2, dp_shard=2, etp=2)),
     "dp3": Case(model=DEEPSEEK, layout=Layout(dp_shard=3)),
 }
 """In dp3 little divides: shards are padded, and some of them empty."""

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from firstlight.config.model import MoeFeedForward
 from firstlight.launch.parent import die_with
 from firstlight.models.moe import MixtureOfExperts
-from firstlight.parallel.expert_exchange import place_experts
+from firstlight.parallel.experts import place_experts
 from firstlight.parallel.rows_in_flight import RowsInFlight
 from tests.equivalence.rank import TIMEOUT
 from tests.unit.models.tiny_model import deepseek

@@ -1,4 +1,4 @@
-"""One rank of a comparison of layouts: three optimizer steps in fp64 for each case, what it holds saved to files.
+"""One rank of a comparison of layouts: three optimizer steps of each case, what it holds saved to files.
 
 Run as `python -m tests.equivalence.rank FOLDER RANK WORLD_SIZE CASE...`.
 """
@@ -99,14 +99,16 @@ def run(name: str, case: Case, place: Place) -> None:
     balancing = BiasBalancing(routers(*model.stages))
     engine = engine_of(case, model, balancing)
     around = Surroundings(
-        learning_rate=lambda _step: 0.01,
+        learning_rate=lambda _step: case.learning_rate,
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=True,
         keeps_moments_in_host=case.offload.optimizer_state == "host",
         copies=copies_in(layout),
     )
-    optimizer = Optimizer(parameter_names(*model.stages), AdamWConfig(learning_rate=0.01, max_grad_norm=0.5), around)
+    optimizer = Optimizer(
+        parameter_names(*model.stages), AdamWConfig(learning_rate=case.learning_rate, max_grad_norm=0.5), around
+    )
     choices = {key: observed_choices(router) for key, router in routers(*model.stages).items()}
     blocks: dict[str, Tensor] = {}
     offsets: dict[str, Any] = {}
@@ -143,8 +145,8 @@ def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
     """Join the other ranks, run the cases, part. Ends with the test that started it."""
     die_with(os.getppid())
     torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
     for name in names:
+        torch.set_default_dtype(CASES[name].dtype)
         # Groups of an earlier case would leave their threads behind.
         if size > 1:
             store = FileStore(str(folder / f"{name}.ranks"), size)

@@ -1,9 +1,10 @@
-"""Every layout computes what one rank computes: in fp64, every gradient within 1e-9."""
+"""Every layout computes what one rank computes: every gradient within 1e-9 in fp64, within 1e-5 of its norm in fp32."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from firstlight.layout.context import positions_of
-from tests.equivalence.layouts import CASES, Case
+from tests.equivalence.layouts import CASES, QUICK, Case
 from tests.equivalence.rank import LENGTH, MICRO_BATCH
 from tests.runs import environment, wait_until
 
 TOLERANCE = 1e-9
+SINGLE_TOLERANCE = 1e-5
 TIMEOUT_SECONDS = 240
 TIMEOUT_SECONDS_PER_CASE = 20
 
@@ -82,39 +84,49 @@ def read(folder: Path, name: str) -> list[Saved]:
     return out
 
 
-def assert_near(here: Tensor, there: Tensor, what: str) -> None:
-    assert here.shape == there.shape, what
-    if not here.numel():
+def assert_near(block: Tensor, whole: Tensor, where: tuple[slice, ...], what: str) -> None:
+    """The block is that of `whole`: in fp64 each element, in fp32 up to little in terms of the norm of all of it."""
+    there = whole[where]
+    assert block.shape == there.shape, what
+    if not block.numel():
         return  # fewer rows than ranks
-    error = float((here - there).abs().max())
-    assert error <= TOLERANCE * max(1.0, float(there.abs().max())), f"{what} differs by {error:.1e}"
+    difference = block - there
+    if block.dtype == torch.float32:
+        error, bound = float(difference.norm()), SINGLE_TOLERANCE * float(whole.norm())
+    else:
+        error, bound = float(difference.abs().max()), TOLERANCE * max(1.0, float(there.abs().max()))
+    assert error <= bound, f"{what} differs by {error:.1e}, more than {bound:.1e}"
 
 
 @pytest.mark.parametrize(
     ("size", "is_slow"),
     [(2, False), (4, False), *(pytest.param(size, True, marks=pytest.mark.slow) for size in (2, 4, 8))],
 )
-def test_layouts_compute_what_one_rank_computes(size: int, is_slow: bool, tmp_path: Path) -> None:
+def test_layouts_compute_what_one_rank_computes(
+    size: int, is_slow: bool, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """All layouts of a size in one start of its processes, which takes longer than the steps."""
-    names = [n for n, case in CASES.items() if case.layout.world_size == size and case.is_slow == is_slow]
-    alone = sorted({f"{CASES[name].model}_alone" for name in names})
+    names = [n for n, case in CASES.items() if case.layout.world_size == size and (n not in QUICK) == is_slow]
+    alone = sorted({CASES[name].alone for name in names})
     run_ranks(tmp_path / "alone", 1, alone)
     run_ranks(tmp_path / "ranks", size, names)
     for name in names:
-        reference = f"{CASES[name].model}_alone"
-        compare(name, read(tmp_path / "ranks", name), read(tmp_path / "alone", reference)[0])
+        compare(name, read(tmp_path / "ranks", name), read(tmp_path / "alone", CASES[name].alone)[0])
+    record_property("cases", names)
+    record_property("layouts", [CASES[name].arrangement for name in names])
 
 
 def compare(name: str, ranks: list[Saved], alone: Saved) -> None:
     """Losses, norms, loads, biases, choices, and every block of every gradient and parameter at every step."""
     case = CASES[name]
+    relative = SINGLE_TOLERANCE if case.dtype == torch.float32 else TOLERANCE
     for rank, saved in enumerate(ranks):
         for here, there in zip(saved.figures, alone.figures, strict=True):
-            assert here == pytest.approx(there, rel=TOLERANCE), f"{name}, rank {rank}"
+            assert here == pytest.approx(there, rel=relative), f"{name}, rank {rank}"
         for key, block in saved.blocks.items():
             if key.startswith(("gradient", "parameter")):
                 where = tuple(slice(o, o + n) for o, n in zip(saved.offsets[key], block.shape, strict=True))
-                assert_near(block, alone.blocks[key][where], f"{name}: {key} on rank {rank}")
+                assert_near(block, alone.blocks[key], where, f"{name}: {key} on rank {rank}")
             elif key.startswith("bias"):
                 assert torch.equal(block, alone.blocks[key]), f"{name}: {key}"
     for key, whole in alone.blocks.items():
@@ -122,7 +134,7 @@ def compare(name: str, ranks: list[Saved], alone: Saved) -> None:
             assert _covered(ranks, key) == whole.numel(), f"{name}: {key}"
     for key in alone.blocks:
         if key.startswith("choice"):
-            one = _choices([alone], CASES[f"{case.model}_alone"], key)
+            one = _choices([alone], CASES[case.alone], key)
             assert torch.equal(_choices(ranks, case, key), one), f"{name}: {key}"
 
 

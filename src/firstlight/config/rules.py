@@ -86,12 +86,43 @@ def experts_divide(config: RunConfig, world_size: int) -> Iterator[Broken]:
             message=f"parallelism.expert_parallel = {degree} does not divide model.feed_forward.n_routed_experts = "
             f"{experts}; use {_divisors(experts)}",
         )
-    ranks = world_size // (parallelism.data_parallel_replicate * parallelism.pipeline_parallel)
-    if ranks and ranks % degree:
+    ranks = _ranks_of_experts(config, world_size)
+    if parallelism.expert_tensor_parallel == 1 and ranks % degree:
         yield Broken(
             path=path,
             message=f"parallelism.expert_parallel = {degree} does not divide the {ranks} ranks of "
             f"data_parallel_shard x context_parallel x tensor_parallel; use {_divisors(math.gcd(ranks, experts))}",
+        )
+
+
+def widths_of_experts_divide(config: RunConfig, world_size: int) -> Iterator[Broken]:
+    """Every rank of a group that shares experts has the same share of their widths, and the group is cut out of the
+    ranks that shard, too."""
+    parallelism, feed_forward = config.parallelism, config.model.feed_forward
+    degree = parallelism.expert_tensor_parallel
+    if degree == 1:
+        return
+    path = ("parallelism", "expert_tensor_parallel")
+    shown = f"parallelism.expert_tensor_parallel = {degree}"
+    if not isinstance(feed_forward, MoeFeedForward):
+        yield Broken(path=path, message=f"{shown}, but the model has no experts; use 1")
+        return
+    widths = {"model.feed_forward.moe_intermediate_size": feed_forward.moe_intermediate_size}
+    if feed_forward.has_expert_bias:
+        widths["model.hidden_size, the width of the experts' last bias,"] = config.model.hidden_size
+    usable = math.gcd(*widths.values())
+    for name, width in widths.items():
+        if width % degree:
+            message = f"{shown} does not divide {name} = {width}; use {_divisors(usable)}"
+            yield Broken(path=path, message=message)
+    ranks, experts = _ranks_of_experts(config, world_size), parallelism.expert_parallel
+    if ranks % (experts * degree):
+        left = ranks // experts if ranks % experts == 0 else ranks
+        yield Broken(
+            path=path,
+            message=f"{shown} x expert_parallel = {experts} does not divide the {ranks} ranks of data_parallel_shard x "
+            f"context_parallel x tensor_parallel; use {_divisors(math.gcd(left, usable))}"
+            + ("" if ranks % experts == 0 else " with an expert_parallel that divides the rest"),
         )
 
 
@@ -225,6 +256,7 @@ RULES: tuple[Rule, ...] = (
     positions_cover_the_sequence,
     schedule_fits_the_steps,
     experts_divide,
+    widths_of_experts_divide,
     tensors_divide,
     capacity_is_measured_whole,
     recompute_names_what_there_is,
@@ -260,6 +292,11 @@ def _cut_sizes(model: ModelConfig) -> dict[str, int]:
         width = feed_forward.moe_intermediate_size * feed_forward.n_shared_experts
         sizes["model.feed_forward.moe_intermediate_size x n_shared_experts"] = width
     return sizes
+
+
+def _ranks_of_experts(config: RunConfig, world_size: int) -> int:
+    """The ranks of one stage and replica, out of which groups of experts are cut."""
+    return world_size // (config.parallelism.data_parallel_replicate * config.parallelism.pipeline_parallel)
 
 
 def _divisors(number: int) -> str:

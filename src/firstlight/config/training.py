@@ -16,7 +16,7 @@ Sharded = Literal["optimizer", "optimizer+gradients", "all"]
 
 
 class ParallelismConfig(Section):
-    """The degree of each axis. Their product, expert_parallel aside, is the number of processes."""
+    """The degree of each axis. Their product, those of experts aside, is the number of processes."""
 
     data_parallel_replicate: Count = 1
     """Copies of the sharded model (HSDP)."""
@@ -34,6 +34,9 @@ class ParallelismConfig(Section):
     expert_parallel: Count = 1
     """Neighbouring ranks that hold different routed experts. They are cut out of data_parallel_shard x
     context_parallel x tensor_parallel, so this degree is no factor of the number of processes."""
+    expert_tensor_parallel: Count = 1
+    """Neighbouring ranks over which the matrices of each routed expert are cut: those that expert_parallel tells apart
+    are groups of so many."""
 
     context: Context = RingContext()
     """How attention sees the positions of other ranks, where context_parallel is more than 1."""

@@ -95,10 +95,10 @@ def _parameter_calls(model: ModelConfig, layout: Layout, step: StepShape) -> Ite
 
 def sharding_units(model: ModelConfig, layout: Layout) -> dict[tuple[int | None, bool], list[Block]]:
     """What FSDP gathers in one call, by layer (None: the root) and whether it is the experts on their own mesh."""
-    are_apart = layout.tp > 1 or layout.ep > 1
+    are_apart = layout.tp > 1 or layout.ep > 1 or layout.etp > 1
     units: dict[tuple[int | None, bool], list[Block]] = {}
     for parameter in parameters_of(model):
-        key = parameter.layer, are_apart and parameter.cut == "experts"
+        key = parameter.layer, are_apart and parameter.is_of_experts
         units.setdefault(key, []).append(block_of(parameter, layout))
     return units
 
@@ -147,14 +147,18 @@ def _attention_widths(model: ModelConfig) -> list[int]:
 
 
 def _expert_calls(model: ModelConfig, layout: Layout, step: StepShape) -> Iterator[Traffic]:
-    """Counts once; rows to their experts and back, and both again in the backward pass."""
+    """Counts once; rows to their experts and back, and both again in the backward pass. Ranks that share experts give
+    each other all that has come to them."""
     if not isinstance(model.feed_forward, MoeFeedForward):
         return
     times = _mixtures(model) * step.micro_batches
     rows = step.positions // layout.tp * model.feed_forward.router.num_experts_per_tok
     size = rows * model.hidden_size * step.number_bytes
     yield _calls("rows to experts and back", "all_to_all", "ep", 4 * times, size)
-    yield _calls("counts of rows", "all_to_all", "ep", times, model.feed_forward.n_routed_experts * _INT64)
+    yield _calls("rows to experts and back", "all_to_all", "etp", 4 * times, layout.etp * size)
+    counts = model.feed_forward.n_routed_experts * _INT64
+    yield _calls("counts of rows", "all_to_all", "ep", times, counts)
+    yield _calls("counts of rows", "all_gather", "etp", times, counts // layout.ep * layout.etp)
 
 
 def _step_calls(model: ModelConfig) -> Iterator[Traffic]:

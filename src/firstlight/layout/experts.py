@@ -19,6 +19,7 @@ class ExpertGroups:
     n_group: int
     topk_group: int
     expert_parallel: int
+    expert_tensor_parallel: int = 1
     ranks_per_node: int
 
     @classmethod
@@ -35,18 +36,21 @@ class ExpertGroups:
             n_group=router.n_group,
             topk_group=router.topk_group,
             expert_parallel=layout.ep,
+            expert_tensor_parallel=layout.etp,
             ranks_per_node=ranks_per_node,
         )
 
-    def node_of(self, expert: int, first_rank: int = 0) -> int:
-        """The node of an expert in the group of ranks that begins with `first_rank`."""
-        rank = first_rank + expert // (self.n_routed_experts // self.expert_parallel)
-        return rank // self.ranks_per_node
+    def nodes_of_expert(self, expert: int, first_rank: int = 0) -> set[int]:
+        """The nodes of the ranks that have an expert, in the ranks that begin with `first_rank`."""
+        place = expert // (self.n_routed_experts // self.expert_parallel)
+        first = first_rank + place * self.expert_tensor_parallel
+        return {rank // self.ranks_per_node for rank in range(first, first + self.expert_tensor_parallel)}
 
     def nodes_of(self, group: int, first_rank: int = 0) -> set[int]:
         """The nodes on which a group of experts lies."""
         size = self.n_routed_experts // self.n_group
-        return {self.node_of(expert, first_rank) for expert in range(group * size, (group + 1) * size)}
+        experts = range(group * size, (group + 1) * size)
+        return set().union(*(self.nodes_of_expert(expert, first_rank) for expert in experts))
 
     def nodes_of_a_group(self) -> int:
         """The most nodes on which any group lies, in any group of ranks: 1 when each is on one node."""
@@ -54,18 +58,26 @@ class ExpertGroups:
 
     def nodes_of_a_token(self) -> int:
         """The most nodes to which the rows of a token go."""
-        experts = range(self.n_routed_experts)
-        all_nodes = max(len({self.node_of(expert, first) for expert in experts}) for first in self._first_ranks())
+        all_nodes = max(
+            len({rank // self.ranks_per_node for rank in range(first, first + self._size())})
+            for first in self._first_ranks()
+        )
         return min(self.topk_group * self.nodes_of_a_group(), all_nodes)
+
+    def _size(self) -> int:
+        """Of a group of ranks that has all experts."""
+        return self.expert_parallel * self.expert_tensor_parallel
 
     def _first_ranks(self) -> range:
         """Groups of ranks begin at multiples of their size, nodes at multiples of theirs: so many beginnings differ."""
-        return range(0, self.expert_parallel * self.ranks_per_node, self.expert_parallel)
+        return range(0, self._size() * self.ranks_per_node, self._size())
 
     def usable_degrees(self, ranks: int) -> list[int]:
         """Degrees of expert_parallel of a run whose `ranks` shard data and tensors, with each group on one node."""
         degrees = [
-            one for one in range(2, self.n_routed_experts + 1) if not (self.n_routed_experts % one or ranks % one)
+            one
+            for one in range(2, self.n_routed_experts + 1)
+            if not (self.n_routed_experts % one or ranks % (one * self.expert_tensor_parallel))
         ]
         return [one for one in degrees if self._with(one).nodes_of_a_group() == 1]
 
@@ -88,6 +100,7 @@ class ExpertGroups:
             n_group=self.n_group,
             topk_group=self.topk_group,
             expert_parallel=expert_parallel,
+            expert_tensor_parallel=self.expert_tensor_parallel,
             ranks_per_node=self.ranks_per_node,
         )
 

@@ -3,7 +3,7 @@
 Three meshes lie over the same ranks. RANK_AXES say which samples, positions and layers a rank computes. Parameters lie
 on PARAMETER_AXES: the ranks of a context group shard them as those of data parallelism do. The routed experts lie on
 EXPERT_AXES: within a stage, the ranks that shard data, context and tensors are cut anew, into groups of neighbours that
-hold different experts.
+hold different experts, or different parts of their matrices.
 """
 
 import math
@@ -18,8 +18,9 @@ RANK_AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 PARAMETER_AXES = ("pp", "dp_replicate", "shard", "tp")
 """Of all but the routed experts: `shard` is dp_shard x cp."""
 
-EXPERT_AXES = ("pp", "dp_replicate", "edp", "ep")
-"""Of the routed experts: `ep` ranks hold different ones, `edp` ranks shard the same ones."""
+EXPERT_AXES = ("pp", "dp_replicate", "edp", "ep", "etp")
+"""Of the routed experts: `ep` ranks hold different ones, `etp` ranks have each a part of the matrices of the same ones,
+`edp` ranks shard what is alike."""
 
 _SHOWN_AS = {
     "pp": "pipeline_parallel",
@@ -28,6 +29,7 @@ _SHOWN_AS = {
     "cp": "context_parallel",
     "tp": "tensor_parallel",
     "ep": "expert_parallel",
+    "etp": "expert_tensor_parallel",
     "edp": "shards of an expert",
 }
 
@@ -40,6 +42,7 @@ class Layout:
     dp_shard: int = 1
     tp: int = 1
     ep: int = 1
+    etp: int = 1
     pp: int = 1
     cp: int = 1
     sharded: Sharded = "all"
@@ -55,6 +58,7 @@ class Layout:
             dp_shard=world_size // parallelism.fixed_size if shard == -1 else shard,
             tp=parallelism.tensor_parallel,
             ep=parallelism.expert_parallel,
+            etp=parallelism.expert_tensor_parallel,
             pp=parallelism.pipeline_parallel,
             cp=parallelism.context_parallel,
             sharded=parallelism.sharded,
@@ -74,7 +78,13 @@ class Layout:
     @property
     def expert_shape(self) -> tuple[int, ...]:
         """The degrees of EXPERT_AXES."""
-        return self.pp, self.dp_replicate, self.dp_shard * self.cp * self.tp // self.ep, self.ep
+        shards = self.expert_ranks // (self.ep * self.etp)
+        return self.pp, self.dp_replicate, shards, self.ep, self.etp
+
+    @property
+    def expert_ranks(self) -> int:
+        """Ranks of a stage and replica, out of which the groups of experts are cut."""
+        return self.dp_shard * self.cp * self.tp
 
     @property
     def cp_ring(self) -> int:

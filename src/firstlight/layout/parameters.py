@@ -15,7 +15,7 @@ from firstlight.config.router import TopKSoftmaxRouter
 from firstlight.layout.mesh import Layout
 
 Shape = tuple[int, ...]
-Cut = Literal["copied", "added", "rows", "columns", "experts"]
+Cut = Literal["copied", "added", "rows", "columns", "expert_rows", "expert_columns"]
 """What a tensor or expert group does with a parameter.
 
 | cut | a rank holds |
@@ -24,7 +24,8 @@ Cut = Literal["copied", "added", "rows", "columns", "experts"]
 | `added` | all of it (the bias of a product that is summed over the ranks), and the whole gradient |
 | `rows` | its share of the first dimension |
 | `columns` | its share of the second dimension |
-| `experts` | its share of the experts, which are the first dimension |
+| `expert_rows` | its share of the experts, which are the first dimension, and of these its share of the second one |
+| `expert_columns` | its share of the experts, and of these its share of the third dimension |
 """
 
 
@@ -36,6 +37,11 @@ class Parameter:
     shape: Shape
     cut: Cut
     layer: int | None
+
+    @property
+    def is_of_experts(self) -> bool:
+        """Whether it lies on the mesh of the routed experts."""
+        return self.cut in ("expert_rows", "expert_columns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,9 @@ def block_of(parameter: Parameter, layout: Layout) -> Block:
             shape[0] //= layout.tp
         case "columns":
             shape[1] //= layout.tp
-        case "experts":
+        case "expert_rows" | "expert_columns":
             shape[0] //= layout.ep
+            shape[1 if parameter.cut == "expert_rows" else 2] //= layout.etp
             shards = layout.degrees()["edp"]
         case "copied" | "added":
             pass
@@ -108,7 +115,7 @@ def elements_of_rank(model: ModelConfig, layout: Layout, rank: int) -> int:
     total = 0
     for parameter in parameters_of(model):
         block = block_of(parameter, layout)
-        shard = place["edp" if parameter.cut == "experts" else "shard"]
+        shard = place["edp" if parameter.is_of_experts else "shard"]
         total += block.rows_of(shard) * block.row_size
     return total
 
@@ -201,8 +208,9 @@ def _mixture(hidden: int, mixture: MoeFeedForward) -> Iterator[_Tensor]:
         yield _Tensor("feed_forward.router.logit_bias", (experts,))
     shapes = {"gate": (width, hidden), "up": (width, hidden), "down": (hidden, width)}
     for name, (out, inner) in shapes.items():
-        yield _Tensor(f"feed_forward.experts.{name}_proj", (experts, out, inner), "experts")
+        cut: Cut = "expert_columns" if name == "down" else "expert_rows"
+        yield _Tensor(f"feed_forward.experts.{name}_proj", (experts, out, inner), cut)
         if mixture.has_expert_bias:
-            yield _Tensor(f"feed_forward.experts.{name}_bias", (experts, out), "experts")
+            yield _Tensor(f"feed_forward.experts.{name}_bias", (experts, out), "expert_rows")
     if mixture.n_shared_experts:
         yield from _feed_forward("feed_forward.shared_expert", hidden, width * mixture.n_shared_experts)

@@ -48,6 +48,17 @@ _LATENT: Mapping[str, Cut] = {
 }
 """The latents are made from each rank's part of the sequence, and gathered: they are narrower than the stream."""
 
+EXPERT_SLICES: Mapping[str, int] = {
+    "gate_proj": 1,
+    "up_proj": 1,
+    "down_proj": 2,
+    "gate_bias": 1,
+    "up_bias": 1,
+    "down_bias": 1,
+}
+"""The dimension along which ranks that share routed experts cut their stacks: output features of gate and up, input
+features of down. Each adds its part of the last bias, which so is added once to the sum of what they give."""
+
 
 def cuts(config: ModelConfig) -> Mapping[str, Cut]:
     """The cut of a module by the last part of its name; every `*_norm` is a `norm`."""

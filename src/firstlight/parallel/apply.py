@@ -27,7 +27,7 @@ from firstlight.parallel.context import apply_context_parallel
 from firstlight.parallel.deferred_weights import defer_weight_gradients
 from firstlight.parallel.device import gradient_sum_dtype
 from firstlight.parallel.embedding_copy import is_copy
-from firstlight.parallel.expert_exchange import place_experts
+from firstlight.parallel.experts import place_experts
 from firstlight.parallel.host_activations import offload_activations
 from firstlight.parallel.meshes import Meshes
 from firstlight.parallel.parts import measure_whole_sequences
@@ -88,17 +88,18 @@ def _laid_out(
     stage: Stage | None,
     store: WeightGradients | None,
 ) -> Decoder:
-    """1. built without memory, 2. products that leave the gradients of weights for later, 3. experts dealt out, 4. the
-    rest cut over tensor groups, 5. sequences cut over context groups, 6. recomputation round each layer and offloading
-    round that. Parameters sharded layer by layer, memory for this rank's shards and their initial values follow.
+    """1. built without memory, 2. products that leave the gradients of weights for later, 3. experts dealt out and cut,
+    4. the rest cut over tensor groups, 5. sequences cut over context groups, 6. recomputation round each layer and
+    offloading round that. Parameters sharded layer by layer, memory for this rank's shards and their initial values
+    follow.
     """
     with torch.device("meta"):
         model = family_of(config).build(config, stage)
     if store is not None:
         defer_weight_gradients(model, store)
-    if meshes is not None and meshes.experts["ep"].size() > 1:
+    if meshes is not None and (mesh := meshes.of_experts()) is not None:
         for mixture in _mixtures(model):
-            place_experts(mixture, meshes.experts["ep"])
+            place_experts(mixture, mesh)
     if meshes is not None and meshes.parameters["tp"].size() > 1:
         apply_tensor_parallel(model, meshes.parameters["tp"])
     if meshes is not None and meshes.context is not None:

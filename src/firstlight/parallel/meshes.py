@@ -35,7 +35,12 @@ class Meshes:
 
     def have_experts_apart(self) -> bool:
         """Whether experts are cut otherwise than the rest."""
-        return self.parameters["tp"].size() > 1 or self.experts["ep"].size() > 1
+        return self.parameters["tp"].size() > 1 or self.of_experts() is not None
+
+    def of_experts(self) -> DeviceMesh | None:
+        """The axes `ep` and `etp`, those of them with several ranks; None when every rank has all experts."""
+        axes = tuple(axis for axis in ("ep", "etp") if self.experts[axis].size() > 1)
+        return self.experts[axes] if axes else None
 
     def of_parts(self) -> list[DeviceMesh]:
         """One mesh of one axis for each way in which sequences are cut."""

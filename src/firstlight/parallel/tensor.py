@@ -29,7 +29,7 @@ class Copied(ParallelStyle):
     """Each rank has the parameters and works on what it has; gradients are summed over the group in the end."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        distribute(module, device_mesh, {name: Replicate() for name, _ in module.named_parameters(recurse=False)})
+        distribute(module, device_mesh, {name: [Replicate()] for name, _ in module.named_parameters(recurse=False)})
         mark_as_copied(module)
         return module
 
@@ -38,7 +38,7 @@ class Gathered(ParallelStyle):
     """The first argument is gathered along the sequence, whatever the others are; own parameters are cut by head."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        distribute(module, device_mesh, {name: Shard(0) for name, _ in module.named_parameters(recurse=False)})
+        distribute(module, device_mesh, {name: [Shard(0)] for name, _ in module.named_parameters(recurse=False)})
         as_dtensor = any(True for _ in module.children())
 
         def gather(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -52,7 +52,7 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
 def _show_layout(config: RunConfig, place: Place) -> None:
     layout = Layout.of(config.parallelism, place.world.size)
     groups = ExpertGroups.of(config.model, layout, place.world.local_size)
-    lines = [layout.describe(), *([] if groups is None else [groups.describe(layout.dp_shard * layout.tp)])]
+    lines = [layout.describe(), *([] if groups is None else [groups.describe(layout.expert_ranks)])]
     get_logger().info("%s, precision %s; %s", place.device.type, config.training.precision, "\n".join(lines))
 
 

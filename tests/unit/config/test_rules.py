@@ -112,6 +112,54 @@ CASES = (
         line="parallelism.expert_parallel = 2, but the model has no experts; use 1",
     ),
     Case(
+        rule=rules.widths_of_experts_divide,
+        overrides=("parallelism.expert_tensor_parallel=3",),
+        world_size=3,
+        line="parallelism.expert_tensor_parallel = 3 does not divide model.feed_forward.moe_intermediate_size = 16; "
+        "use 1, 2, 4, 8, 16",
+    ),
+    Case(
+        rule=rules.widths_of_experts_divide,
+        overrides=(
+            "model.hidden_size=36",
+            "model.family=gpt_oss",
+            "model.multi_token_prediction=null",
+            "model.attention={kind: gqa, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8}",
+            "model.feed_forward={kind: moe, moe_intermediate_size: 16, n_routed_experts: 4, n_shared_experts: 0, "
+            "has_expert_bias: true, router: {scoring: topk_softmax, num_experts_per_tok: 2}}",
+            "training.global_batch_size=16",
+            "parallelism.expert_tensor_parallel=8",
+        ),
+        world_size=8,
+        line="parallelism.expert_tensor_parallel = 8 does not divide model.hidden_size, the width of the experts' last "
+        "bias, = 36; use 1, 2, 4",
+    ),
+    Case(
+        rule=rules.widths_of_experts_divide,
+        overrides=("parallelism.expert_parallel=2", "parallelism.expert_tensor_parallel=2"),
+        world_size=2,
+        line="parallelism.expert_tensor_parallel = 2 x expert_parallel = 2 does not divide the 2 ranks of "
+        "data_parallel_shard x context_parallel x tensor_parallel; use 1",
+    ),
+    Case(
+        rule=rules.widths_of_experts_divide,
+        overrides=("parallelism.expert_parallel=4", "parallelism.expert_tensor_parallel=2"),
+        world_size=2,
+        line="parallelism.expert_tensor_parallel = 2 x expert_parallel = 4 does not divide the 2 ranks of "
+        "data_parallel_shard x context_parallel x tensor_parallel; use 1, 2 with an expert_parallel that divides the "
+        "rest",
+    ),
+    Case(
+        rule=rules.widths_of_experts_divide,
+        overrides=(
+            "model.multi_token_prediction=null",
+            "model.feed_forward={kind: dense, intermediate_size: 64}",
+            "parallelism.expert_tensor_parallel=2",
+        ),
+        world_size=2,
+        line="parallelism.expert_tensor_parallel = 2, but the model has no experts; use 1",
+    ),
+    Case(
         rule=rules.tensors_divide,
         overrides=("model.vocab_size=301", "parallelism.tensor_parallel=2"),
         world_size=2,
@@ -396,6 +444,7 @@ def test_a_good_configuration_breaks_none(tmp_path: Path, world_size: int) -> No
         ("training.global_batch_size=12", 3),
         ("parallelism.tensor_parallel=2", 4),
         ("parallelism.expert_parallel=2", 2),
+        ("parallelism.expert_tensor_parallel=2", 2),
     ],
 )
 def test_what_just_fits_is_taken(tmp_path: Path, override: str, world_size: int) -> None:

@@ -10,12 +10,15 @@ from firstlight.models.router import TopKRouter
 from tests.unit.models.tiny_model import deepseek, llama
 
 
-def groups(*, ep: int, ranks_per_node: int, experts: int = 256, n_group: int = 8, topk_group: int = 4) -> ExpertGroups:
+def groups(
+    *, ep: int, ranks_per_node: int, etp: int = 1, experts: int = 256, n_group: int = 8, topk_group: int = 4
+) -> ExpertGroups:
     return ExpertGroups(
         n_routed_experts=experts,
         n_group=n_group,
         topk_group=topk_group,
         expert_parallel=ep,
+        expert_tensor_parallel=etp,
         ranks_per_node=ranks_per_node,
     )
 
@@ -34,6 +37,17 @@ def test_deepseek_v3_as_released_has_a_group_on_each_node() -> None:
 )
 def test_nodes_of_groups_and_tokens(ep: int, ranks_per_node: int, expected: tuple[int, int]) -> None:
     found = groups(ep=ep, ranks_per_node=ranks_per_node)
+    assert (found.nodes_of_a_group(), found.nodes_of_a_token()) == expected
+
+
+@pytest.mark.parametrize(
+    ("ep", "etp", "ranks_per_node", "expected"),
+    [(8, 1, 8, (1, 1)), (8, 8, 8, (1, 4)), (32, 2, 8, (1, 4)), (32, 4, 8, (2, 8)), (8, 4, 3, (2, 8))],
+)
+def test_experts_that_are_cut_lie_on_more_ranks(
+    ep: int, etp: int, ranks_per_node: int, expected: tuple[int, int]
+) -> None:
+    found = groups(ep=ep, etp=etp, ranks_per_node=ranks_per_node)
     assert (found.nodes_of_a_group(), found.nodes_of_a_token()) == expected
 
 
@@ -67,5 +81,5 @@ def test_a_token_goes_to_no_more_nodes_than_said(ranks_per_node: int) -> None:
     torch.nn.init.normal_(router.weight)
     chosen = router(torch.randn(4, 64, 32)).experts_tk
     found = groups(ep=8, ranks_per_node=ranks_per_node, experts=8, n_group=4, topk_group=2)
-    reached = [len({found.node_of(expert) for expert in token}) for token in chosen.tolist()]
+    reached = [len(set().union(*(found.nodes_of_expert(expert) for expert in token))) for token in chosen.tolist()]
     assert max(reached) == found.nodes_of_a_token() == {1: 4, 2: 2}[ranks_per_node]

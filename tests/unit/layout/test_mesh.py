@@ -9,6 +9,7 @@ from firstlight.layout.mesh import EXPERT_AXES, PARAMETER_AXES, RANK_AXES, Layou
 
 LARGE = Layout(dp_replicate=2, dp_shard=4, tp=4, ep=8)
 WHOLE = Layout(pp=2, dp_replicate=2, dp_shard=2, cp=2, tp=2, ep=4)
+SLICED = Layout(dp_replicate=2, dp_shard=4, tp=4, ep=4, etp=2)
 AXES = (RANK_AXES, PARAMETER_AXES, EXPERT_AXES)
 
 
@@ -20,14 +21,14 @@ def test_tensor_and_expert_groups_are_neighbours() -> None:
     assert list(LARGE.group_of_first_rank("dp_replicate")) == [0, 16]
 
 
-@pytest.mark.parametrize("layout", [LARGE, WHOLE])
+@pytest.mark.parametrize("layout", [LARGE, WHOLE, SLICED])
 @pytest.mark.parametrize("axes", AXES)
 def test_every_rank_has_a_place_of_its_own(layout: Layout, axes: tuple[str, ...]) -> None:
     places = {tuple(layout.coordinates(rank)[axis] for axis in axes) for rank in range(layout.world_size)}
     assert len(places) == layout.world_size == 32
 
 
-@pytest.mark.parametrize("layout", [LARGE, WHOLE])
+@pytest.mark.parametrize("layout", [LARGE, WHOLE, SLICED])
 @pytest.mark.parametrize("axes", AXES)
 def test_groups_are_the_ranks_that_differ_on_one_axis(layout: Layout, axes: tuple[str, ...]) -> None:
     for axis in axes:
@@ -36,6 +37,12 @@ def test_groups_are_the_ranks_that_differ_on_one_axis(layout: Layout, axes: tupl
             place = layout.coordinates(rank)
             same[tuple(place[other] for other in axes if other != axis)].append(rank)
         assert list(layout.group_of_first_rank(axis)) in same.values()
+
+
+def test_ranks_that_share_experts_are_the_closest_neighbours() -> None:
+    groups = {axis: list(SLICED.group_of_first_rank(axis)) for axis in ("etp", "ep", "edp")}
+    assert groups == {"etp": [0, 1], "ep": [0, 2, 4, 6], "edp": [0, 8]}
+    assert "  expert_tensor_parallel       2   ranks 0, 1" in SLICED.describe().splitlines()
 
 
 def test_experts_stay_within_a_replica() -> None:
@@ -69,6 +76,7 @@ def test_stages_and_parts_of_a_sequence_read_the_same_samples() -> None:
             Layout(dp_replicate=2, dp_shard=2, tp=2, ep=4),
         ),
         ({"data_parallel_shard": 2, "tensor_parallel": 2}, 4, Layout(dp_shard=2, tp=2)),
+        ({"expert_parallel": 2, "expert_tensor_parallel": 2}, 8, Layout(dp_shard=8, ep=2, etp=2)),
         ({"pipeline_parallel": 2, "context_parallel": 2}, 16, Layout(dp_shard=4, pp=2, cp=2)),
     ],
 )

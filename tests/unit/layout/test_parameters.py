@@ -10,7 +10,7 @@ from firstlight.layout.counts import count_parameters
 from firstlight.layout.memory import largest_gathered_unit, state_of_rank
 from firstlight.layout.mesh import Layout
 from firstlight.layout.parameters import elements_of_rank, parameters_of, sharded_dim
-from firstlight.models.sharding import cut_of, cuts
+from firstlight.models.sharding import EXPERT_SLICES, cut_of, cuts
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, meta_model, of_family
 
 MODELS: dict[str, ModelConfig] = {
@@ -20,6 +20,7 @@ MODELS: dict[str, ModelConfig] = {
     "tied": llama(tie_word_embeddings=True),
     **{family: of_family(family) for family in OTHER_FAMILIES},
 }
+SLICED = Layout(dp_shard=2, tp=4, ep=2, etp=2)
 BY_CUT = {"vocabulary": "rows", "column": "rows", "gathered_column": "rows", "row": "columns", "copied": "copied"}
 
 
@@ -35,7 +36,7 @@ def test_cuts_are_those_of_the_families_tables(name: str) -> None:
     for one in parameters_of(MODELS[name]):
         module, _, kind = one.name.rpartition(".")
         if module.endswith("experts"):
-            assert one.cut == "experts"
+            assert one.cut == ("expert_rows" if EXPERT_SLICES[kind] == 1 else "expert_columns")
         elif module == "head" or kind == "sinks":
             assert one.cut == "rows"
         else:
@@ -46,7 +47,7 @@ def test_cuts_are_those_of_the_families_tables(name: str) -> None:
 
 def test_elements_of_all_ranks_are_the_model() -> None:
     model = deepseek(multi_token_prediction={})
-    for layout in (Layout(), Layout(dp_shard=3), Layout(dp_shard=8, ep=4), Layout(dp_shard=2, tp=4, ep=8)):
+    for layout in (Layout(), Layout(dp_shard=3), Layout(dp_shard=8, ep=4), Layout(dp_shard=2, tp=4, ep=8), SLICED):
         held = sum(elements_of_rank(model, layout, rank) for rank in range(layout.world_size))
         copies = sum(prod(one.shape) for one in parameters_of(model) if one.cut == "copied")
         assert held == count_parameters(model).total + (layout.tp - 1) * copies

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -105,6 +106,8 @@ def test_nothing_stays_gathered_when_the_shards_may_change(sharded: Sharded) -> 
         (8, Layout(dp_shard=4, ep=2), 0),
         (2, Layout(dp_replicate=2, dp_shard=2), 0),
         (3, Layout(dp_replicate=2, dp_shard=2), 1),
+        (8, Layout(dp_shard=4, etp=2), 0),
+        (3, Layout(dp_shard=4, etp=2), 1),
     ],
 )
 def test_every_rank_has_its_part_of_the_experts(experts: int, layout: Layout, dimension: int) -> None:
@@ -115,11 +118,11 @@ def test_every_rank_has_its_part_of_the_experts(experts: int, layout: Layout, di
     for parameter in found:
         assert isinstance(parameter, DTensor)
         sharding = parameter.placements[parameter.device_mesh.mesh_dim_names.index(_axis(layout))]
-        assert isinstance(sharding, Shard) or dimension == 0
+        assert isinstance(sharding, Shard | _StridedShard)
         assert sharding.dim == dimension
         ranks = layout.dp_shard
         assert parameter.to_local().numel() == parameter.numel() // ranks
 
 
 def _axis(layout: Layout) -> str:
-    return "edp" if layout.ep > 1 else "shard"
+    return "edp" if layout.ep * layout.etp > 1 else "shard"
