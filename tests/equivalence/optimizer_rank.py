@@ -39,6 +39,7 @@ class Case:
 
     kind: str
     layout: Layout
+    is_slow: bool
 
 
 OPTIMIZERS: Mapping[str, OptimizerSection] = {
@@ -60,8 +61,12 @@ LAYOUTS: Mapping[str, Layout] = {
     "tp2_dp2_ep2": Layout(tp=2, dp_shard=2, ep=2),
     "replicated2_dp2": Layout(dp_replicate=2, dp_shard=2),
 }
+_QUICK = ("muon_dp2", "adamw_tp2")
 CASES: Mapping[str, Case] = {
-    f"{kind}_{layout}": Case(kind=kind, layout=LAYOUTS[layout]) for kind in OPTIMIZERS for layout in LAYOUTS
+    name: Case(kind=kind, layout=LAYOUTS[layout], is_slow=name not in _QUICK)
+    for kind in OPTIMIZERS
+    for layout in LAYOUTS
+    for name in (f"{kind}_{layout}",)
 }
 
 
