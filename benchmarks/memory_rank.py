@@ -26,8 +26,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not inst
 from benchmarks.held_bytes import HeldBytes, local  # noqa: E402
 from benchmarks.measured import memory_megabytes  # noqa: E402
 from firstlight.config.model import ModelConfig  # noqa: E402
+from firstlight.config.optimizer import AdamWConfig  # noqa: E402
 from firstlight.config.recompute import Recompute  # noqa: E402
-from firstlight.config.training import AdamWConfig, ParallelismConfig  # noqa: E402
+from firstlight.config.training import ParallelismConfig  # noqa: E402
 from firstlight.data.stream import Batch  # noqa: E402
 from firstlight.launch.parent import die_with  # noqa: E402
 from firstlight.layout.mesh import Layout  # noqa: E402

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 from firstlight.config.model import ModelConfig
-from firstlight.config.training import AdamWConfig
+from firstlight.config.optimizer import AdamWConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
 from firstlight.layout.communication import StepShape, step_traffic

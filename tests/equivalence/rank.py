@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
 
 from firstlight.checkpoint.shards import local_shard
+from firstlight.config.optimizer import AdamWConfig
 from firstlight.config.pipeline import SPLITS_BACKWARD
-from firstlight.config.training import AdamWConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
 from firstlight.layout.stages import stages_of, stages_on

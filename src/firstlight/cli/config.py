@@ -9,6 +9,7 @@ import typer
 from firstlight.base.errors import InputError
 from firstlight.cli.model import read_model
 from firstlight.config.load import dump, dump_section, load
+from firstlight.config.scheduled_numbers import scheduled_numbers, span_of
 from firstlight.config.schema import RunConfig
 from firstlight.data.open import open_held_out
 from firstlight.data.source import Surroundings, open_source
@@ -16,6 +17,7 @@ from firstlight.data.tokenizer import check_vocabulary
 from firstlight.layout.batch import accumulation_steps
 from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
+from firstlight.optim.schedule import number_at
 
 app = typer.Typer(no_args_is_help=True, help="Show, check or describe a run's configuration.")
 
@@ -44,6 +46,27 @@ def check(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize
     loaded.require_rules(world_size=world_size)
     check_files(loaded.config)
     typer.echo(f"{config} is valid for {world_size} process(es)")
+
+
+@app.command()
+def schedule(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    world_size: WorldSize = 1,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("schedule.html"),
+) -> None:
+    """Draw the learning rate, and every other number that changes over the run, as one HTML page."""
+    # Plotly takes a while to load, and the other verbs have no need of it.
+    from firstlight.observe.schedule_page import Course, write_schedule
+
+    loaded = load(config, overrides or (), read_model)
+    loaded.require_rules(world_size=world_size)
+    span = span_of(loaded.config)
+    courses = [
+        Course(name=name, value_at=number_at(number, span), description=number.schedule.type)
+        for name, number in scheduled_numbers(loaded.config).items()
+    ]
+    typer.echo(write_schedule(config.name, courses, span, output))
 
 
 @app.command("from-hf")

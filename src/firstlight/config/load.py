@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from firstlight.base.errors import InputError
 from firstlight.config.rules import broken_rules
+from firstlight.config.schedule import UNION_LABELS
 from firstlight.config.schema import RunConfig
 from firstlight.config.source import KeyPath, Source, apply_overrides, read_source
 
@@ -118,6 +119,8 @@ def _written_path(loc: KeyPath, values: Any) -> KeyPath:
     path: list[str | int] = []
     node = values
     for position, key in enumerate(loc):
+        if key in UNION_LABELS:
+            continue
         if isinstance(node, Mapping) and key not in node and key in _tags_of(node, path, values):
             continue
         path.append(key)

@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from firstlight.config.families import FamilyName
 from firstlight.config.rope import HeadRope, Rope
 from firstlight.config.router import Router
-from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
+from firstlight.config.schedule import Scheduled
+from firstlight.config.section import AbsolutePath, Count, Positive, Section
 
 
 class SlidingWindow(Section):
@@ -179,7 +180,7 @@ class MultiTokenPrediction(Section):
     """Extra layers that predict further tokens (DeepSeek-V3, section 2.2)."""
 
     num_layers: Count = 1
-    loss_weight: NotNegative = 0.3
+    loss_weight: Scheduled = 0.3
     """Weight (lambda) of the mean over depths of their losses."""
 
 

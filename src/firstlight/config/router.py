@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from firstlight.config.schedule import Scheduled
 from firstlight.config.section import Count, NotNegative, Positive, Section
 
 BalanceScope = Literal["sequence", "micro_batch"]
@@ -59,7 +60,7 @@ class SigmoidRouter(GroupedRouting):
     a group counts by the sum of its two best experts."""
 
     scoring: Literal["sigmoid"] = "sigmoid"
-    bias_update_rate: NotNegative = 0.001
+    bias_update_rate: Scheduled = 0.001
     """Step of the balancing bias (gamma) after each optimizer step; 0 leaves the bias alone."""
     sequence_balance_loss: NotNegative = 0.0001
     """Weight (alpha) of the sequence-wise balance loss."""

@@ -8,6 +8,7 @@ from firstlight.config.context_rules import CONTEXT_RULES
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward, MultiHeadLatentAttention
 from firstlight.config.pipeline_rules import PIPELINE_RULES
+from firstlight.config.recipe_rules import RECIPE_RULES
 from firstlight.config.recompute import ModuleRecompute, NoRecompute, SelectiveRecompute
 from firstlight.config.schema import RunConfig
 from firstlight.config.training import ParallelismConfig
@@ -54,18 +55,6 @@ def positions_cover_the_sequence(config: RunConfig, _world_size: int) -> Iterato
             path=("data", "train", "sequence_length"),
             message=f"data.train.sequence_length = {length} is more than model.max_position_embeddings = {positions}; "
             f"use at most {positions}, or a model with more positions",
-        )
-
-
-def schedule_fits_the_steps(config: RunConfig, _world_size: int) -> Iterator[Broken]:
-    """Warm-up and decay happen within the run."""
-    schedule, steps = config.lr_scheduler, config.training.steps
-    decay = schedule.decay_steps if schedule.type == "warmup_stable_decay" else 0
-    if schedule.warmup_steps + decay > steps:
-        shown = f"warmup_steps = {schedule.warmup_steps}" + (f" and decay_steps = {decay}" if decay else "")
-        yield Broken(
-            path=("lr_scheduler", "warmup_steps"),
-            message=f"lr_scheduler: {shown} take more than training.steps = {steps}; use at most {steps} together",
         )
 
 
@@ -254,7 +243,7 @@ RULES: tuple[Rule, ...] = (
     family_has_the_choices,
     mtp_needs_a_family_with_it,
     positions_cover_the_sequence,
-    schedule_fits_the_steps,
+    *RECIPE_RULES,
     experts_divide,
     widths_of_experts_divide,
     tensors_divide,

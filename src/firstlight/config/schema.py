@@ -6,16 +6,15 @@ from pydantic import Field
 
 from firstlight.config.data import DataConfig
 from firstlight.config.model import ModelConfig
+from firstlight.config.optimizer import OptimizerChoice
 from firstlight.config.recompute import NoRecompute, OffloadConfig, Recompute
+from firstlight.config.schedule import ConstantSchedule, Schedule
 from firstlight.config.section import Section
 from firstlight.config.training import (
-    AdamWConfig,
     CheckpointConfig,
-    ConstantSchedule,
     MonitorConfig,
     ParallelismConfig,
     ResilienceConfig,
-    Schedule,
     TrainingConfig,
 )
 
@@ -26,8 +25,8 @@ class RunConfig(Section):
     model: ModelConfig
     data: DataConfig
     parallelism: ParallelismConfig = ParallelismConfig()
-    optimizer: AdamWConfig
-    lr_scheduler: Annotated[Schedule, Field(discriminator="type")] = ConstantSchedule()
+    optimizer: OptimizerChoice
+    lr_scheduler: Schedule = ConstantSchedule()
     training: TrainingConfig
     recompute: Annotated[Recompute, Field(discriminator="kind")] = NoRecompute()
     offload: OffloadConfig = OffloadConfig()

@@ -1,4 +1,4 @@
-"""The sections of a run that are small: parallelism, optimizer, schedule, training and what guards it."""
+"""The sections of a run that are small: parallelism, training and what guards it."""
 
 from typing import Annotated, Final, Literal
 
@@ -6,11 +6,8 @@ from pydantic import Field, model_validator
 
 from firstlight.config.context import Context, RingContext
 from firstlight.config.pipeline import PipelineConfig
-from firstlight.config.section import AbsolutePath, Count, Fraction, NotNegative, Positive, Section
-
-Steps = Annotated[int, Field(ge=0)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
+from firstlight.config.schedule import Steps
+from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
 
 Sharded = Literal["optimizer", "optimizer+gradients", "all"]
 
@@ -52,45 +49,6 @@ class ParallelismConfig(Section):
         if self.data_parallel_shard == 0:
             raise ValueError("data_parallel_shard = 0; use -1 for all remaining ranks, or a number from 1")
         return self
-
-
-class AdamWConfig(Section):
-    """AdamW (arXiv:1711.05101). Norms and biases are not decayed."""
-
-    type: Literal["adamw"] = "adamw"
-    learning_rate: Positive
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: Positive = 1e-8
-    weight_decay: NotNegative = 0.1
-    max_grad_norm: Positive | None = 1.0
-    """Gradients are scaled down to this global norm; null leaves them as they are."""
-
-
-class ConstantSchedule(Section):
-    """Linear warm-up, then the learning rate as given."""
-
-    type: Literal["constant"] = "constant"
-    warmup_steps: Steps = 0
-
-
-class CosineSchedule(Section):
-    """Linear warm-up, then half a cosine down to `final_ratio` of the learning rate at the last step."""
-
-    type: Literal["cosine"] = "cosine"
-    warmup_steps: Steps = 0
-    final_ratio: Fraction = 0.1
-
-
-class WarmupStableDecaySchedule(Section):
-    """Linear warm-up, constant, and over the last `decay_steps` linearly down to `final_ratio`."""
-
-    type: Literal["warmup_stable_decay"] = "warmup_stable_decay"
-    warmup_steps: Steps = 0
-    decay_steps: Steps = 0
-    final_ratio: Fraction = 0.0
-
-
-Schedule = ConstantSchedule | CosineSchedule | WarmupStableDecaySchedule
 
 
 class TrainingConfig(Section):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from firstlight.config.router import SigmoidRouter
+from firstlight.config.schedule import Now, unscheduled
 from firstlight.models.router import TopKRouter
 
 
@@ -13,10 +14,12 @@ class BiasBalancing:
     """b_i += rate * sign(mean load - load_i), once after each optimizer step (DeepSeek-V3, section 2.1.2).
 
     A router that has no such bias is observed and left alone: its balance loss works through the gradient.
+    `now` is the rate for the step to come.
     """
 
-    def __init__(self, routers: Mapping[str, TopKRouter]) -> None:
+    def __init__(self, routers: Mapping[str, TopKRouter], now: Now = unscheduled) -> None:
         self._routers = dict(routers)
+        self._now = now
         self._load_me: Tensor | None = None
 
     @property
@@ -37,7 +40,7 @@ class BiasBalancing:
             if router.bias is None or not isinstance(router.config, SigmoidRouter):
                 continue
             direction_e = torch.sign(load_e.mean() - load_e).to(router.bias.dtype)
-            router.bias.add_(direction_e, alpha=router.config.bias_update_rate)
+            router.bias.add_(direction_e, alpha=self._now(router.config.bias_update_rate))
         self._load_me = None
 
 

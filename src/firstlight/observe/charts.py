@@ -86,7 +86,7 @@ def _positions(lines: Sequence[Line]) -> dict[str, list[Any]]:
 
 
 def _loss(runs: Sequence[History]) -> Chart:
-    figure = _figure(height=420)
+    figure = blank_figure(height=420)
     for number, run in enumerate(runs):
         label = "training" if len(runs) == 1 else run.name
         figure.add_trace(
@@ -122,7 +122,7 @@ def _loss_parts(runs: Sequence[History]) -> Chart | None:
     parts = list(dict.fromkeys(part for run in runs for part in run.names(LOSS_PREFIX)))
     if len(parts) < 2:
         return None
-    figure = _figure()
+    figure = blank_figure()
     names = {part: LOSS_PREFIX + part for part in parts} | {"total": "loss"}
     is_only = len(runs) == 1
     for number, run in enumerate(runs):
@@ -140,7 +140,7 @@ def _loss_parts(runs: Sequence[History]) -> Chart | None:
 def _single(runs: Sequence[History], drawn: _Figure) -> Chart | None:
     if not any(value for run in runs for value in run.column(drawn.name)):
         return None
-    figure = _figure()
+    figure = blank_figure()
     for number, run in enumerate(runs):
         if run.has(drawn.name):
             values = [None if value is None else value * drawn.scale for value in run.column(drawn.name)]
@@ -153,7 +153,7 @@ def _time_by_step(run: History) -> Chart | None:
     split = _time_split(run)
     if not split:
         return None
-    figure = _figure()
+    figure = blank_figure()
     for index, (name, values) in enumerate(split.items()):
         color = _span_color(name, index)
         trace = _line([run], 0, list(values), name=name, color=color)
@@ -167,7 +167,7 @@ def _time_by_step(run: History) -> Chart | None:
 
 def _time_by_run(runs: Sequence[History]) -> Chart | None:
     splits = [_time_split(run) for run in runs]
-    figure = _figure(height=max(300, 120 + 36 * len(runs)))
+    figure = blank_figure(height=max(300, 120 + 36 * len(runs)))
     for index, name in enumerate(dict.fromkeys(name for split in splits for name in split)):
         means = [_mean(run, split[name]) if name in split else None for run, split in zip(runs, splits, strict=True)]
         bar = go.Bar(
@@ -221,7 +221,8 @@ def _line(runs: Sequence[History], number: int, values: Sequence[float | None], 
     )
 
 
-def _figure(*, height: int = 300) -> Any:
+def blank_figure(*, height: int = 300) -> Any:
+    """A plotly figure without traces, in the look of the page."""
     axis: Mapping[str, Any] = {
         "gridcolor": _GRID,
         "zeroline": False,

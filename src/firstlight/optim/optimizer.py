@@ -1,19 +1,25 @@
-"""AdamW with clipping behind one `step() -> Update`; a step whose gradients are not finite is not applied."""
+"""Rules of update with clipping behind one `step() -> Update`; a step whose gradients are not finite is not applied."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from firstlight.base.report import Update
-from firstlight.config.training import AdamWConfig
-from firstlight.optim.host_moments import HostMoments, parts_of
+from firstlight.config.optimizer import OptimizerSection
+from firstlight.config.schedule import Now, unscheduled
+from firstlight.optim.rule import Keeping, Rates
+from firstlight.optim.rules import BUILDERS, Given, members_of
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far the optimizer is."""
+
+    updates: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +28,7 @@ class Surroundings:
 
     `sum_over_ranks`: the sum over all ranks. `copies`: how many of them hold the same block of a gradient.
     `keeps_moments_in_host`: moments are on the parameters' device during their update only.
-    `after_update`: runs after each applied update.
+    `after_update`: runs after each applied update, before `progress` counts it. `now`: scheduled numbers.
     """
 
     learning_rate: Callable[[int], float]
@@ -31,26 +37,30 @@ class Surroundings:
     is_fused: bool
     keeps_moments_in_host: bool = False
     copies: Callable[[Tensor], int] = lambda _block: 1
+    num_heads: int = 1
+    """Of the model's attention."""
+    now: Now = unscheduled
+    progress: Progress = field(default_factory=Progress)
 
 
 class Optimizer:
-    """AdamW over named parameters; matrices are decayed, norms and biases are not."""
+    """Updates named parameters by the rules of its section; matrices are decayed, norms and biases are not."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], config: AdamWConfig, around: Surroundings) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: OptimizerSection, around: Surroundings) -> None:
         self._parameters = dict(parameters)
         self._config = config
         self._around = around
-        self._updates = 0
-        self._decayed = {id(parameter) for name, parameter in self._parameters.items() if _is_decayed(name, parameter)}
-        every = list(self._parameters.values())
-        parts = parts_of(every) if around.keeps_moments_in_host else [every]
-        self._parts = [self._adamw_of(part) for part in parts]
-        self._moments = [HostMoments(adamw, MOMENTS) for adamw in self._parts if around.keeps_moments_in_host]
+        keeping = Keeping(
+            in_host=around.keeps_moments_in_host, in_bf16=config.moments == "bf16", is_fused=around.is_fused
+        )
+        members = members_of(self._parameters, config)
+        given = Given(members=members, keeping=keeping, num_heads=around.num_heads)
+        self._rules = BUILDERS[type(config)](config, given)
 
     @property
     def learning_rate(self) -> float:
         """Of the next update."""
-        return self._around.learning_rate(self._updates)
+        return self._around.learning_rate(self._around.progress.updates)
 
     def step(self) -> Update:
         """Clip and apply the gradients, or leave everything as it is when their norm is not finite; then clear them.
@@ -61,60 +71,28 @@ class Optimizer:
         is_finite = math.isfinite(grad_norm)
         if is_finite:
             self._clip(grad_norm)
-            self._update()
-            self._updates += 1
+            rates = Rates(learning_rate=self.learning_rate, weight_decay=self._around.now(self._config.weight_decay))
+            for rule in self._rules:
+                rule.update(rates)
             self._around.after_update()
+            self._around.progress.updates += 1
         for parameter in self._parameters.values():
             parameter.grad = None
         return Update(applied=is_finite, grad_norm=grad_norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """The live moments, under `<moment>/<parameter>`."""
-        state = self._state()
-        return {
-            f"{moment}/{name}": state[parameter][moment]
-            for name, parameter in self._parameters.items()
-            for moment in MOMENTS
-        }
+        return {name: tensor for rule in self._rules for name, tensor in rule.tensors().items()}
 
     def state_dict(self) -> dict[str, int]:
         """What `tensors` does not hold."""
-        return {"updates": self._updates}
+        return {"updates": self._around.progress.updates}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue after `updates` applied updates; the moments have been filled through `tensors`."""
-        self._updates = state["updates"]
-        for moments in self._state().values():
-            moments["step"].fill_(self._updates)
-
-    def _adamw_of(self, parameters: Sequence[nn.Parameter]) -> torch.optim.AdamW:
-        """Of some of the parameters, with zero moments from the start: a checkpoint can be read straight into them."""
-        config = self._config
-        decayed = [parameter for parameter in parameters if id(parameter) in self._decayed]
-        plain = [parameter for parameter in parameters if id(parameter) not in self._decayed]
-        adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            fused=self._around.is_fused,
-        )
-        for parameter in parameters:
-            adamw.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
-            }
-        return adamw
-
-    def _state(self) -> dict[Tensor, dict[str, Tensor]]:
-        return {parameter: state for adamw in self._parts for parameter, state in adamw.state.items()}
-
-    def _update(self) -> None:
-        for index, adamw in enumerate(self._parts):
-            for group in adamw.param_groups:
-                group["lr"] = self.learning_rate
-            with self._moments[index].on_device() if self._moments else nullcontext():
-                adamw.step()
+        self._around.progress.updates = state["updates"]
+        for rule in self._rules:
+            rule.load_updates(state["updates"])
 
     def _gradients(self) -> list[Tensor]:
         grads = self._whole_gradients()
@@ -135,8 +113,3 @@ class Optimizer:
         limit = self._config.max_grad_norm
         if limit is not None and grad_norm > limit:
             torch._foreach_mul_(self._gradients(), limit / (grad_norm + 1e-6))
-
-
-def _is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Matrices are; the biases of stacked experts are matrices in shape only."""
-    return parameter.ndim > 1 and not name.endswith("bias")

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from firstlight.base.report import LossReport
+from firstlight.config.schedule import Now, unscheduled
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
 from firstlight.parallel.gradients import gradient_sum
@@ -26,12 +27,13 @@ class Engine(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """How an engine works: sequences of a micro-batch, the type of matrix products if not the parameters', sums over
-    the ranks, and who is shown how evenly experts are used."""
+    the ranks, and who is shown how evenly experts are used; and what weights of losses are for the step to come."""
 
     micro_batch_size: int
     autocast_dtype: torch.dtype | None
     sums: RankSums
     balancing: BiasBalancing
+    now: Now = unscheduled
 
 
 class PlainEngine:
@@ -47,7 +49,7 @@ class PlainEngine:
         """See Engine."""
         config = self._model.config
         rows = Rows.of(batch, self._device)
-        normalizers = Normalizers.of(rows, self._work.sums, depths=config.num_mtp_layers)
+        normalizers = Normalizers.of(rows, self._work.sums, depths=config.num_mtp_layers, now=self._work.now)
         micro_batches = rows.micro_batches(self._work.micro_batch_size)
         sums: list[LossSums] = []
         for index, micro_batch in enumerate(micro_batches):

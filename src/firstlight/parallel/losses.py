@@ -11,6 +11,7 @@ from torch import Tensor
 
 from firstlight.base.report import LossReport
 from firstlight.config.model import ModelConfig, MoeFeedForward
+from firstlight.config.schedule import Now, unscheduled
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing, max_violation
 from firstlight.models.decoder import LossSums
@@ -44,20 +45,22 @@ class RankSums:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalizers:
-    """What the loss sums of a global batch are divided by: unmasked targets of each kind, and sequences."""
+    """What the loss sums of a global batch are divided by: unmasked targets of each kind, and sequences;
+    and the weights of its parts `now`."""
 
     lm: float
     mtp: Tensor
     sequences: float
+    now: Now = unscheduled
 
     @classmethod
-    def of(cls, rows: Rows, sums: RankSums, *, depths: int) -> "Normalizers":
+    def of(cls, rows: Rows, sums: RankSums, *, depths: int, now: Now = unscheduled) -> "Normalizers":
         """Counted over all ranks. Depth k of multi-token prediction has no target for the last k positions."""
         masks = [mask_ahead(rows.mask, rows.begins, depth) for depth in range(depths + 1)]
         counts = [mask.sum(dtype=torch.float64) for mask in masks]
         sequences = torch.tensor(float(rows.tokens.shape[0]), dtype=torch.float64, device=rows.mask.device)
         totals = sums.of_rows(torch.stack([*counts, sequences])).clamp(min=1)
-        return cls(lm=float(totals[0]), mtp=totals[1:-1], sequences=float(totals[-1]))
+        return cls(lm=float(totals[0]), mtp=totals[1:-1], sequences=float(totals[-1]), now=now)
 
 
 def weigh(sums: LossSums, normalizers: Normalizers, config: ModelConfig) -> Tensor:
@@ -67,7 +70,7 @@ def weigh(sums: LossSums, normalizers: Normalizers, config: ModelConfig) -> Tens
     total = sums.lm / normalizers.lm
     if config.multi_token_prediction is not None:
         by_depth = sums.mtp / normalizers.mtp.to(sums.mtp.dtype)
-        total = total + config.multi_token_prediction.loss_weight * by_depth.mean()
+        total = total + normalizers.now(config.multi_token_prediction.loss_weight) * by_depth.mean()
     return total + weigh_balance(sums.balance, normalizers, config)
 
 

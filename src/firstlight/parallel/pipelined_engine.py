@@ -71,7 +71,7 @@ class PipelinedEngine:
     def forward_backward(self, batch: HostBatch) -> LossReport:
         """See Engine."""
         rows = Rows.of(batch, self._device)
-        normalizers = Normalizers.of(rows, self._work.sums, depths=self._config.num_mtp_layers)
+        normalizers = Normalizers.of(rows, self._work.sums, depths=self._config.num_mtp_layers, now=self._work.now)
         inputs = self._inputs(rows, predicts_ahead=True)
         for run in self._runs:
             run.begin(inputs, normalizers)

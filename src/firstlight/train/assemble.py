@@ -13,6 +13,8 @@ from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.object_store import StoredCopies, open_store
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.pipeline import SPLITS_BACKWARD
+from firstlight.config.schedule import Now, unscheduled
+from firstlight.config.scheduled_numbers import learning_rate_of, span_of
 from firstlight.config.schema import RunConfig
 from firstlight.convert.hub_weights import read_weights
 from firstlight.data.checked_dataset import CheckedDataset
@@ -30,8 +32,8 @@ from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
-from firstlight.optim.optimizer import Optimizer, Surroundings
-from firstlight.optim.schedule import learning_rate_schedule
+from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
+from firstlight.optim.schedule import number_at
 from firstlight.parallel.apply import (
     Keeping,
     LaidOut,
@@ -146,12 +148,25 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
         read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
-    balancing = BiasBalancing(routers(*model.stages))
-    engine = build_engine(config, layout, model, balancing)
+    progress = Progress()
+    now = _now(config, progress)
+    balancing = BiasBalancing(routers(*model.stages), now)
+    engine = build_engine(config, layout, model, balancing, now)
     guard = Guard(config.resilience, place.peers)
+    around = Surroundings(
+        learning_rate=number_at(learning_rate_of(config), span_of(config)),
+        sum_over_ranks=sum_over_ranks,
+        after_update=balancing.update,
+        is_fused=has_fused_adamw(place.device),
+        keeps_moments_in_host=config.offload.optimizer_state == "host",
+        copies=copies_in(layout),
+        num_heads=config.model.attention.num_attention_heads,
+        now=now,
+        progress=progress,
+    )
     state = TrainState(
         stages=model.stages,
-        optimizer=_optimizer(config, layout, model, balancing),
+        optimizer=Optimizer(parameter_names(*model.stages), config.optimizer, around),
         data=_stream(config, inputs, layout, place.world.rank),
         data_fingerprint=inputs.train_fingerprint,
         guard=guard,
@@ -185,13 +200,16 @@ def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
     return acts
 
 
-def build_engine(config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing) -> Engine:
+def build_engine(
+    config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing, now: Now = unscheduled
+) -> Engine:
     """The engine for a model that is laid out already."""
     work = Work(
         micro_batch_size=config.training.micro_batch_size,
         autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
         sums=RankSums(layout=layout),
         balancing=balancing,
+        now=now,
     )
     if model.pipeline_group is None:
         (whole,) = model.stages
@@ -218,19 +236,10 @@ def _stages(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
     return [stages[index] for index in stages_on(layout.coordinates(rank)["pp"], layout.pp, pipeline)]
 
 
-def _optimizer(config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing) -> Optimizer:
-    device = next(model.stages[0].parameters()).device
-    around = Surroundings(
-        learning_rate=learning_rate_schedule(
-            config.lr_scheduler, peak=config.optimizer.learning_rate, steps=config.training.steps
-        ),
-        sum_over_ranks=sum_over_ranks,
-        after_update=balancing.update,
-        is_fused=has_fused_adamw(device),
-        keeps_moments_in_host=config.offload.optimizer_state == "host",
-        copies=copies_in(layout),
-    )
-    return Optimizer(parameter_names(*model.stages), config.optimizer, around)
+def _now(config: RunConfig, progress: Progress) -> Now:
+    """Scheduled numbers, for the update to come."""
+    span = span_of(config)
+    return lambda number: number_at(number, span)(progress.updates)
 
 
 def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> TokenStream:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from firstlight.checkpoint.shards import local_shard
-from firstlight.config.training import AdamWConfig
+from firstlight.config.optimizer import AdamWConfig
 from firstlight.layout.mesh import Layout
 from firstlight.optim.optimizer import Optimizer, Surroundings
 from firstlight.parallel.apply import Keeping, build_parallel, parameter_names

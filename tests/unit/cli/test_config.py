@@ -7,6 +7,7 @@ import pytest
 
 from firstlight.config.load import load
 from firstlight.config.schema import RunConfig
+from firstlight.observe.schedule_page import drawn_updates
 from tests.runs import TINY_YAML, TinyRun, make_tiny_run
 from tests.unit.cli.command import ask
 from tests.unit.config.yaml_file import place
@@ -98,3 +99,22 @@ def test_a_truncated_data_set_is_found_by_the_check(run: TinyRun, tmp_path: Path
     (tmp_path / "short.idx").write_bytes((run.folder / "data" / "tiny_text_document.idx").read_bytes())
     answer = ask(run.folder, *CHECK, "--set", f"data.train.sources.0.path={tmp_path / 'short'}")
     assert answer.exit_code == 2
+
+
+def test_schedule_draws_every_number_that_changes(run: TinyRun, tmp_path: Path) -> None:
+    output = tmp_path / "drawn.html"
+    decay = "optimizer.weight_decay={value: 0.5, schedule: {type: linear}}"
+    changes = ("--set", "lr_scheduler.type=cosine", "--set", decay, "--output", str(output))
+    answer = ask(run.folder, "config", "schedule", "--config", "run.yaml", *changes)
+    assert (answer.exit_code, answer.out) == (0, f"{output}\n"), answer.err
+    page = output.read_text()
+    assert "cosine: from 0.001 over at most 0.001 to 0.0001" in page
+    assert "linear: from 0.5 over at most 0.5 to 0<" in page
+    assert "optimizer.weight_decay" in page
+    assert "bias_update_rate" not in page
+
+
+def test_a_long_schedule_is_drawn_from_its_first_to_its_last_update() -> None:
+    assert drawn_updates(5) == [0, 1, 2, 3, 4]
+    drawn = drawn_updates(500_000, most=1000)
+    assert (drawn[0], drawn[-1], len(set(drawn))) == (0, 499_999, 1000)

@@ -6,12 +6,17 @@ import pytest
 
 from firstlight.config.model import MoeFeedForward, MultiHeadLatentAttention
 from firstlight.config.router import SigmoidRouter
-from firstlight.config.training import ConstantSchedule
+from firstlight.config.schedule import ConstantSchedule
 from tests.runs import TINY_YAML
 from tests.unit.config.yaml_file import changed, faults, loaded, place
 
 GQA = "attention: {kind: gqa, num_attention_heads: 4, num_key_value_heads: 2}"
 MLA = TINY_YAML[TINY_YAML.index("attention:") : TINY_YAML.index("  feed_forward:")].rstrip()
+
+SCHEDULES = (
+    "constant, linear, cosine, cosine_with_restarts, warm_restarts, cosine_annealing, polynomial, "
+    "warmup_stable_decay, deepseek_v3 or piecewise"
+)
 
 
 def test_a_file_becomes_a_typed_configuration(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_a_faulty_item_is_one_fault(tmp_path: Path) -> None:
         (
             TINY_YAML + "lr_scheduler: {warmup_steps: 5}\n",
             "lr_scheduler.type",
-            "constant, cosine or warmup_stable_decay",
+            SCHEDULES,
         ),
         (changed("    kind: mla\n", ""), "model.attention.kind", "gqa or mla"),
     ],
@@ -182,7 +187,7 @@ def test_a_missing_tag_is_asked_for(tmp_path: Path, text: str, key: str, choices
 def test_an_unknown_tag_is_answered_with_those_there_are(tmp_path: Path) -> None:
     text = TINY_YAML + "lr_scheduler:\n  warmup_steps: 5\n  type: cosin\n"
     (fault,) = faults(tmp_path, text)
-    expected = "lr_scheduler.type = 'cosin' is not known; use constant, cosine or warmup_stable_decay"
+    expected = f"lr_scheduler.type = 'cosin' is not known; use {SCHEDULES}"
     assert fault == f"{expected} ({place(text, 'cosin')})"
 
 
@@ -196,3 +201,24 @@ def test_what_nobody_wrote_is_not_shown_as_a_value(tmp_path: Path) -> None:
     found = faults(tmp_path, changed(MLA, "attention: {kind: gqa, head_dim: 8}"))
     assert found[0].startswith("model.attention.num_attention_heads is missing")
     assert not any("None" in fault for fault in found)
+
+
+def test_lengths_and_scheduled_numbers_are_named_as_written(tmp_path: Path) -> None:
+    text = TINY_YAML + ("lr_scheduler: {type: linear, warmup_steps: -1, decay_steps: {tokens: 0}}\n")
+    text = text.replace(
+        "learning_rate: 1e-3", "learning_rate: 1e-3\n  weight_decay: {value: -1, schedule: {type: lin}}"
+    )
+    shown = [fault.partition(": ")[0].partition(" is not")[0] for fault in faults(tmp_path, text)]
+    assert shown == [
+        "optimizer.weight_decay.value = -1",
+        "optimizer.weight_decay.schedule.type = 'lin'",
+        "lr_scheduler.warmup_steps = -1",
+        "lr_scheduler.decay_steps.tokens = 0",
+    ]
+
+
+def test_optimizer_and_length_of_another_kind(tmp_path: Path) -> None:
+    text = TINY_YAML + "lr_scheduler: {type: cosine, warmup_steps: {tokens: 64}}\n"
+    config = loaded(tmp_path, text.replace("type: adamw", "type: muon")).config
+    assert config.optimizer.type == "muon"
+    assert config.lr_scheduler.model_dump()["warmup_steps"] == {"tokens": 64}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.config import context_rules, pipeline_rules, rules
+from firstlight.config import context_rules, pipeline_rules, recipe_rules, rules
 from firstlight.config.load import load
 from firstlight.config.rules import RULES, Rule
 from tests.runs import TINY_YAML
@@ -79,15 +79,32 @@ CASES = (
         "or a model with more positions",
     ),
     Case(
-        rule=rules.schedule_fits_the_steps,
+        rule=recipe_rules.schedule_fits_the_steps,
         overrides=("lr_scheduler.type=cosine", "lr_scheduler.warmup_steps=5"),
         line="lr_scheduler: warmup_steps = 5 take more than training.steps = 4; use at most 4 together",
     ),
     Case(
-        rule=rules.schedule_fits_the_steps,
+        rule=recipe_rules.schedule_fits_the_steps,
         overrides=("lr_scheduler={type: warmup_stable_decay, warmup_steps: 2, decay_steps: 3}",),
         line="lr_scheduler: warmup_steps = 2 and decay_steps = 3 take more than training.steps = 4; "
         "use at most 4 together",
+    ),
+    Case(
+        rule=recipe_rules.schedule_fits_the_steps,
+        overrides=("lr_scheduler={type: linear, warmup_steps: {tokens: 10000}}",),
+        line="lr_scheduler: warmup_steps = 79 take more than training.steps = 4; use at most 4 together",
+    ),
+    Case(
+        rule=recipe_rules.heads_can_be_split,
+        overrides=(
+            "model.family=llama",
+            "model.multi_token_prediction=null",
+            "model.feed_forward={kind: dense, intermediate_size: 64}",
+            f"model.attention={GQA}",
+            "optimizer.type=muon",
+            "optimizer.splits_heads=true",
+        ),
+        line="optimizer.splits_heads = true does not go with model.attention.kind = gqa; use false, or kind mla",
     ),
     Case(
         rule=rules.experts_divide,

@@ -50,6 +50,15 @@ def test_rate_of_zero_leaves_the_bias_alone() -> None:
     assert not router.bias.any()
 
 
+def test_rate_is_that_of_the_step() -> None:
+    router, rates = router_of(rate=0.25, num_experts=4), [0.25, 0.125, 0.0]
+    balancing = BiasBalancing({"layers.0": router}, lambda _number: rates.pop(0))
+    for expected in (0.25, 0.375, 0.375):
+        balancing.observe(torch.tensor([[0.0, 5.0, 3.0, 4.0]], dtype=torch.float64))
+        balancing.update()
+        assert router.bias[0].item() == expected
+
+
 def test_one_step_is_the_rate_towards_the_mean() -> None:
     router = router_of(rate=0.25, num_experts=4)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from firstlight.config.training import AdamWConfig
+from firstlight.config.optimizer import AdamWConfig
 from firstlight.optim.optimizer import Optimizer, Surroundings
 
 SHAPES = {"matrix": (5, 7), "experts": (3, 4, 6), "norm": (7,), "bias": (4,), "experts_bias": (3, 4)}

@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from firstlight.config.training import ConstantSchedule, CosineSchedule, WarmupStableDecaySchedule
-from firstlight.optim.schedule import learning_rate_schedule
+from firstlight.config.schedule import (
+    ConstantSchedule,
+    CosineSchedule,
+    ScheduledNumber,
+    Span,
+    WarmupStableDecaySchedule,
+)
+from firstlight.optim.schedule import number_at
 
 SCHEDULES = {
     "constant": ConstantSchedule(warmup_steps=10),
@@ -17,7 +23,7 @@ SCHEDULES = {
 
 
 def rates(config: Any, *, steps: int = 100, peak: float = 2e-3) -> list[float]:
-    rate = learning_rate_schedule(config, peak=peak, steps=steps)
+    rate = number_at(ScheduledNumber(value=peak, schedule=config), Span(steps=steps))
     return [rate(step) for step in range(steps)]
 
 
@@ -83,10 +89,10 @@ def test_warm_up_to_the_last_update(config: Any) -> None:
 def test_rate_depends_on_the_step_alone(config: Any) -> None:
     # A restart asks for the steps from the middle on, a rewind for some of them again.
     expected = rates(config)
-    rate = learning_rate_schedule(config, peak=2e-3, steps=100)
+    rate = number_at(ScheduledNumber(value=2e-3, schedule=config), Span(steps=100))
     order = [*range(100)] * 2
     random.Random(0).shuffle(order)
     assert all(rate(step) == expected[step] for step in order)
-    other = learning_rate_schedule(config, peak=1.0, steps=50)
+    other = number_at(ScheduledNumber(value=1.0, schedule=config), Span(steps=50))
     other(3)
     assert [rate(step) for step in range(100)] == expected

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from firstlight.base.report import LossReport
+from firstlight.config.schedule import Span
 from firstlight.data.stream import Batch
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
+from firstlight.optim.schedule import number_at
 from firstlight.parallel.apply import routers
 from firstlight.parallel.engine import PlainEngine, Work
 from firstlight.parallel.losses import Normalizers, RankSums, weigh
@@ -201,6 +203,21 @@ def test_weighing_is_the_sum_of_weighted_means(config: str, expected: float) -> 
     total = weigh(sums, counts, CONFIGS[config])
     assert total.item() == pytest.approx(expected)
     assert total.dtype == torch.float32
+
+
+def test_weight_of_prediction_ahead_is_that_of_the_step() -> None:
+    weight = {"value": 0.5, "schedule": {"type": "piecewise", "pieces": [{"steps": 2, "ratio": 1}], "final_ratio": 0.5}}
+    config = deepseek(multi_token_prediction={"num_layers": 2, "loss_weight": weight})
+    zero = torch.tensor(0.0)
+    sums = LossSums(lm=zero, mtp=torch.tensor([10.0, 4.0]), balance=zero, load_me=torch.zeros(4, 8))
+    for step, expected in ((0, 0.75), (1, 0.75), (2, 0.375)):
+        counts = Normalizers(
+            lm=8.0,
+            mtp=torch.tensor([5.0, 4.0], dtype=torch.float64),
+            sequences=3.0,
+            now=lambda number, step=step: number_at(number, Span(steps=4))(step),
+        )
+        assert weigh(sums, counts, config).item() == pytest.approx(expected)
 
 
 def test_micro_batches_are_consecutive_rows() -> None:

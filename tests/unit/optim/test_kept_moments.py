@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from benchmarks.held_bytes import HeldBytes
-from firstlight.config.training import AdamWConfig
-from firstlight.optim import optimizer as optimizer_module
-from firstlight.optim.host_moments import parts_of
+from firstlight.config.optimizer import AdamWConfig
+from firstlight.optim import adamw as adamw_module
+from firstlight.optim.kept_moments import parts_of
 from firstlight.optim.optimizer import Optimizer, Surroundings
 
 SHAPES = {"matrix": (50, 70), "experts": (3, 40, 60), "norm": (70,), "bias": (40,), "last": (80, 90)}
@@ -18,7 +18,7 @@ PART_BYTES = 30_000
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_module, "parts_of", partial(parts_of, part_bytes=PART_BYTES))
+    monkeypatch.setattr(adamw_module, "parts_of", partial(parts_of, part_bytes=PART_BYTES))
 
 
 def parameters() -> dict[str, nn.Parameter]:

@@ -1,0 +1,76 @@
+"""The optimizer's section: a choice of kinds, and what groups of parameters get of its rates."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from firstlight.config.schedule import Scheduled
+from firstlight.config.section import Count, NotNegative, Positive, Section
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ParameterGroup(Section):
+    """Parameters that are updated at other rates than the rest. The first group whose pattern fits a name has it."""
+
+    pattern: str
+    """Of whole names as in checkpoints, with * for any text, as in "layers.*.attention.*"."""
+    learning_rate_ratio: NotNegative = 1.0
+    weight_decay_ratio: NotNegative | None = None
+    """null: 1 for matrices, 0 for norms and biases."""
+
+
+class OptimizerSection(Section):
+    """What all optimizers have."""
+
+    learning_rate: Positive
+    weight_decay: Scheduled = 0.1
+    """Decoupled, times the learning rate. Norms and biases are not decayed, unless a group says so."""
+    max_grad_norm: Positive | None = 1.0
+    """Gradients are scaled down to this global norm; null leaves them as they are."""
+    groups: tuple[ParameterGroup, ...] = ()
+    moments: Literal["full", "bf16"] = "full"
+    """Between updates moments are kept in the type of the parameters, or in bfloat16; updates are computed in full."""
+
+
+class AdamWConfig(OptimizerSection):
+    """AdamW (arXiv:1711.05101)."""
+
+    type: Literal["adamw"] = "adamw"
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: Positive = 1e-8
+
+
+class MuonConfig(OptimizerSection):
+    """Muon (arXiv:2502.16982): the momentum of each matrix, orthogonalised, at the size of AdamW's updates. Experts are
+    a matrix each. Vectors, and matrices that `adamw_for` names, are updated by AdamW at the same learning rate."""
+
+    type: Literal["muon"] = "muon"
+    momentum: Beta = 0.95
+    is_nesterov: bool = True
+    newton_schulz_steps: Count = 5
+    newton_schulz_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
+    newton_schulz_precision: Literal["bf16", "full"] = "bf16"
+    """full: in the type of the parameters."""
+    rms_scale: Positive = 0.2
+    """Updates are multiplied by this and the root of a matrix's longer side."""
+    splits_heads: bool = False
+    """Whether each head's part of latent attention's up-projections (q_b_proj or q_proj, kv_b_proj) is a matrix of its
+    own."""
+    adamw_for: tuple[str, ...] = ("embedding.*", "head.*", "*.router.*")
+    """Patterns of the names of matrices that AdamW updates."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's."""
+    eps: Positive = 1e-8
+    """AdamW's."""
+
+
+AnyOptimizer = AdamWConfig | MuonConfig
+
+
+def _tagged(value: Any) -> Any:
+    return {"type": "adamw", **value} if isinstance(value, dict) else value
+
+
+OptimizerChoice = Annotated[AnyOptimizer, Field(discriminator="type"), BeforeValidator(_tagged)]
+"""One of the optimizers; `type` says which, and is adamw where it is not written."""
