@@ -47,7 +47,7 @@ def test_cuts_are_those_of_the_families_tables(name: str) -> None:
 def test_elements_of_all_ranks_are_the_model() -> None:
     model = deepseek(multi_token_prediction={})
     for layout in (Layout(), Layout(dp_shard=3), Layout(dp_shard=8, ep=4), Layout(dp_shard=2, tp=4, ep=8)):
-        held = sum(elements_of_rank(model, layout, rank) for rank in range(layout.world_size))
+        held = sum(elements_of_rank(model, layout, rank).own for rank in range(layout.world_size))
         copies = sum(prod(one.shape) for one in parameters_of(model) if one.cut == "copied")
         assert held == count_parameters(model).total + (layout.tp - 1) * copies
 
