@@ -108,9 +108,9 @@ _SHARDED: Mapping[str, Case] = {
 _CONTEXT: Mapping[str, Case] = {
     "cp2_ring": Case(model=DEEPSEEK, layout=Layout(cp=2)),
     "cp2_all_to_all": Case(model=DEEPSEEK, layout=Layout(cp=2, cp_heads=2)),
-    "cp2_ring_fp64": Case(model=DEEPSEEK, layout=Layout(cp=2), dtype=torch.float64),
-    "cp2_ring_gpt_oss": Case(model=GPT_OSS, layout=Layout(cp=2)),
-    "cp2_ep2": Case(model=DEEPSEEK, layout=Layout(cp=2, ep=2)),
+    "cp2_ring_fp64": Case(model=DEEPSEEK, layout=Layout(cp=2), dtype=torch.float64, is_slow=True),
+    "cp2_ring_gpt_oss": Case(model=GPT_OSS, layout=Layout(cp=2), is_slow=True),
+    "cp2_ep2": Case(model=DEEPSEEK, layout=Layout(cp=2, ep=2), is_slow=True),
     "cp4_mixed": Case(model=DEEPSEEK, layout=Layout(cp=4, cp_heads=2), is_slow=True),
     "cp4_all_to_all_gpt_oss": Case(model=GPT_OSS, layout=Layout(cp=4, cp_heads=4), is_slow=True),
     "cp2_ring_tp2": Case(model=DEEPSEEK, layout=Layout(cp=2, tp=2), is_slow=True),
@@ -120,9 +120,9 @@ _CONTEXT: Mapping[str, Case] = {
 _PIPELINED: Mapping[str, Case] = {
     "pp2": _pipelined(Layout(pp=2)),
     "pp2_zbv": _pipelined(Layout(pp=2), "zbv_zero_bubble"),
-    "pp2_interleaved": _pipelined(Layout(pp=2), "interleaved_1f1b"),
-    "pp2_tied": _pipelined(Layout(pp=2), "gpipe", model=TIED),
-    "pp2_dualpipe": _pipelined(Layout(pp=2), "dualpipe_v"),
+    "pp2_interleaved": _pipelined(Layout(pp=2), "interleaved_1f1b", is_slow=True),
+    "pp2_tied": _pipelined(Layout(pp=2), "gpipe", model=TIED, is_slow=True),
+    "pp2_dualpipe": _pipelined(Layout(pp=2), "dualpipe_v", is_slow=True),
     "pp4": _pipelined(Layout(pp=4), is_slow=True),
     "pp2_dp2": _pipelined(Layout(pp=2, dp_shard=2), is_slow=True),
     "pp2_dp2_zbv": _pipelined(Layout(pp=2, dp_shard=2), "zbv_zero_bubble", is_slow=True),
@@ -137,14 +137,17 @@ _PIPELINED: Mapping[str, Case] = {
 _KEPT = FullRecompute(communication="kept")
 _RECOMPUTED: Mapping[str, Case] = {
     "tp2_ep2_recomputed": Case(model=DEEPSEEK, layout=Layout(tp=2, ep=2), recompute=FullRecompute()),
-    "cp2_recomputed": Case(model=DEEPSEEK, layout=Layout(cp=2), recompute=FullRecompute()),
+    "cp2_recomputed": Case(model=DEEPSEEK, layout=Layout(cp=2), recompute=FullRecompute(), is_slow=True),
     "cp2_all_to_all_recomputed": Case(
-        model=DEEPSEEK, layout=Layout(cp=2, cp_heads=2), recompute=FullRecompute(layers=LayerRange(first=1, last=2))
+        model=DEEPSEEK,
+        layout=Layout(cp=2, cp_heads=2),
+        recompute=FullRecompute(layers=LayerRange(first=1, last=2)),
+        is_slow=True,
     ),
-    "cp2_recomputed_kept": Case(model=DEEPSEEK, layout=Layout(cp=2, ep=2), recompute=_KEPT),
-    "tp2_recomputed_kept": Case(model=DEEPSEEK, layout=Layout(tp=2, ep=2), recompute=_KEPT),
-    "tp2_glm4_recomputed": Case(model=GLM4, layout=Layout(tp=2), recompute=FullRecompute()),
-    "tp2_tied_recomputed": Case(model=TIED, layout=Layout(tp=2), recompute=FullRecompute()),
+    "cp2_recomputed_kept": Case(model=DEEPSEEK, layout=Layout(cp=2, ep=2), recompute=_KEPT, is_slow=True),
+    "tp2_recomputed_kept": Case(model=DEEPSEEK, layout=Layout(tp=2, ep=2), recompute=_KEPT, is_slow=True),
+    "tp2_glm4_recomputed": Case(model=GLM4, layout=Layout(tp=2), recompute=FullRecompute(), is_slow=True),
+    "tp2_tied_recomputed": Case(model=TIED, layout=Layout(tp=2), recompute=FullRecompute(), is_slow=True),
     "dp4_ep2_recomputed": Case(
         model=DEEPSEEK, layout=Layout(dp_shard=4, ep=2), recompute=FullRecompute(), is_slow=True
     ),

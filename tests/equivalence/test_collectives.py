@@ -17,8 +17,9 @@ def test_calls_and_memory_are_those_of_the_arithmetic(size: int, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_calls_and_memory_are_those_of_the_arithmetic_where_axes_meet(tmp_path: Path) -> None:
-    compare(4, [name for name, case in CASES.items() if case.is_slow], tmp_path)
+@pytest.mark.parametrize("size", [2, 4])
+def test_calls_and_memory_are_those_of_the_arithmetic_where_axes_meet(size: int, tmp_path: Path) -> None:
+    compare(size, [name for name, case in CASES.items() if case.layout.world_size == size and case.is_slow], tmp_path)
 
 
 def compare(size: int, names: list[str], folder: Path) -> None:
