@@ -50,8 +50,9 @@ from firstlight.parallel.group import sum_over_ranks  # noqa: E402
 from firstlight.parallel.losses import RankSums  # noqa: E402
 from firstlight.parallel.pipelined_engine import PipelinedEngine  # noqa: E402
 
-MICRO_BATCHES = 2
-"""At least; a pipeline has as many as ranks, or it would not fill."""
+MICRO_BATCHES = 3
+"""At least: one process sums gradients in more than the parameters' precision from three on, as all other layouts do.
+A pipeline has as many as ranks, or it would not fill."""
 TIMEOUT = timedelta(minutes=5)
 
 
