@@ -37,6 +37,23 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
         f"data_parallel_shard 4, expert_parallel {ranks}": {"data_parallel_shard": 4, "expert_parallel": ranks}
         for ranks in (1, 2, 4)
     },
+    **{
+        f"context_parallel {ranks}, {kind}": {
+            "context_parallel": ranks,
+            "context": {"kind": kind},
+            "data_parallel_shard": 1,
+        }
+        for kind in ("ring", "all_to_all")
+        for ranks in (2, 4)
+    },
+    **{
+        f"pipeline_parallel {ranks}, {schedule}": {
+            "pipeline_parallel": ranks,
+            "pipeline": {"schedule": schedule},
+            "data_parallel_shard": 1,
+        }
+        for ranks, schedule in ((2, "1f1b"), (4, "1f1b"), (2, "zbv_zero_bubble"))
+    },
 }
 """Sections `parallelism`, by what a reader calls them."""
 
@@ -102,8 +119,13 @@ def run_size(size: int, rows: Sequence[Row]) -> list[Most]:
 def table(heads: Mapping[str, str], rows: Mapping[str, Mapping[str, int]], first: str) -> str:
     """Markdown, in units of 10**6 bytes."""
     lines = [f"| {first} | {' | '.join(heads.values())} |", "| --- " * (len(heads) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(f'{row[key] / 1e6:.1f}' for key in heads)} |" for name, row in rows.items()]
+    lines += [f"| {name} | {' | '.join(megabytes(row[key]) for key in heads)} |" for name, row in rows.items()]
     return "\n".join(lines)
+
+
+def megabytes(size: int) -> str:
+    """With one digit; nothing where nothing was measured."""
+    return f"{size / 1e6:.1f}" if size else "-"
 
 
 def is_meant(name: str, only: Sequence[str] | None) -> bool:

@@ -1,4 +1,4 @@
-"""One rank of measured runs: for each row two micro-batches and an update, and a line of JSON with the bytes it held.
+"""One rank of measured runs: for each row some micro-batches and an update, and a line of JSON with the bytes it held.
 
 Run as `memory_rank.py FOLDER RANK SIZE ROWS`, where ROWS is JSON of a list of `Row`.
 """
@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -27,20 +28,32 @@ from benchmarks.held_bytes import HeldBytes, local  # noqa: E402
 from benchmarks.measured import memory_megabytes  # noqa: E402
 from firstlight.config.model import ModelConfig  # noqa: E402
 from firstlight.config.optimizer import AdamWConfig  # noqa: E402
+from firstlight.config.pipeline import SPLITS_BACKWARD  # noqa: E402
 from firstlight.config.recompute import Recompute  # noqa: E402
 from firstlight.config.training import ParallelismConfig  # noqa: E402
 from firstlight.data.stream import Batch  # noqa: E402
 from firstlight.launch.parent import die_with  # noqa: E402
 from firstlight.layout.mesh import Layout  # noqa: E402
+from firstlight.layout.stages import stages_of, stages_on  # noqa: E402
 from firstlight.models.balancing import BiasBalancing  # noqa: E402
 from firstlight.models.decoder import Decoder  # noqa: E402
 from firstlight.optim.optimizer import Optimizer, Surroundings  # noqa: E402
-from firstlight.parallel.apply import Keeping, build_parallel, copies_in, parameter_names, routers  # noqa: E402
-from firstlight.parallel.engine import PlainEngine, Work  # noqa: E402
+from firstlight.parallel.apply import (  # noqa: E402
+    Keeping,
+    LaidOut,
+    build_parallel,
+    copies_in,
+    parameter_names,
+    routers,
+)
+from firstlight.parallel.engine import Engine, PlainEngine, Work  # noqa: E402
 from firstlight.parallel.group import sum_over_ranks  # noqa: E402
 from firstlight.parallel.losses import RankSums  # noqa: E402
+from firstlight.parallel.pipelined_engine import PipelinedEngine  # noqa: E402
 
-MICRO_BATCHES = 2
+MICRO_BATCHES = 3
+"""At least: one process sums gradients in more than the parameters' precision from three on, as all other layouts do.
+A pipeline has as many as ranks, or it would not fill."""
 TIMEOUT = timedelta(minutes=5)
 
 
@@ -65,11 +78,12 @@ class Figures:
     gradients: int = 0
     """As the optimizer gets them."""
     between: int = 0
-    """From one micro-batch to the next: sums of gradients, and what stays gathered."""
+    """From one micro-batch to the next: sums of gradients, and what stays gathered. 0 in a pipeline, where activations
+    of other micro-batches are there as well."""
     saved: int = 0
-    """What operators keep for the backward pass of a micro-batch, parameters aside."""
+    """What operators keep for the backward pass of a micro-batch, parameters aside, in all stages here."""
     held: int = 0
-    """All that is held after a forward pass beyond what was before it."""
+    """All that is held after a forward pass of a stage beyond what was before it."""
     peak: int = 0
     """The most of all that forward and backward passes make, at once."""
     resident: int = 0
@@ -79,21 +93,41 @@ class Figures:
 class SavedTensors:
     """Bytes of tensors that a forward pass saves, each memory once; parameters are not activations."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, models: Sequence[Decoder]) -> None:
+        self._parameters: set[int] = set()
         self._saved: dict[int, int] = {}
+        self._most: dict[int, int] = {}
+        self._is_forward = False
+        for model in models:
+            for module in model.modules():
+                # After FSDP's, which gathers.
+                module.register_forward_pre_hook(self._know)
+
+    def _know(self, module: nn.Module, _inputs: object) -> None:
+        """FSDP frees the memory of what it gathers, but keeps the storages; a decoder reads its head itself."""
+        for parameter in module.parameters(recurse=isinstance(module, Decoder)):
+            self._parameters.add(local(parameter).untyped_storage()._cdata)
+
+    def begin(self) -> None:
+        """A forward pass begins."""
+        self._saved, self._is_forward = {}, True
+
+    def end(self, stage: int) -> None:
+        """It was that of `stage`."""
+        self._most[stage] = max(self._most.get(stage, 0), sum(self._saved.values()))
+        self._is_forward = False
 
     def pack(self, tensor: Tensor) -> Tensor:
         """Count `tensor` and leave it."""
         storage = local(tensor).untyped_storage()
-        parameters = {local(one).untyped_storage().data_ptr() for one in self._model.parameters()}
-        if storage.data_ptr() not in parameters:
-            self._saved[storage.data_ptr()] = storage.nbytes()
+        if self._is_forward and storage._cdata not in self._parameters:
+            self._saved[storage._cdata] = storage.nbytes()
         return tensor
 
     @property
     def bytes(self) -> int:
-        return sum(self._saved.values())
+        """Of a micro-batch in all stages."""
+        return sum(self._most.values())
 
 
 def model_config(row: Row) -> ModelConfig:
@@ -117,7 +151,7 @@ def model_config(row: Row) -> ModelConfig:
 def batch(row: Row, config: ModelConfig, layout: Layout, rank: int) -> Batch:
     """This rank's rows."""
     source = np.random.default_rng(layout.data_rank(rank))
-    rows = MICRO_BATCHES * row.micro_batch_size
+    rows = max(MICRO_BATCHES, layout.pp) * row.micro_batch_size
     tokens = source.integers(0, config.vocab_size, (rows, row.sequence_length + 1))
     mask = np.ones((rows, row.sequence_length), dtype=np.float32)
     return Batch(
@@ -125,26 +159,40 @@ def batch(row: Row, config: ModelConfig, layout: Layout, rank: int) -> Batch:
     )
 
 
-def watched_step(model: Decoder, engine: PlainEngine, rows: Batch) -> Figures:
+def watched_step(models: Sequence[Decoder], engine: Engine, rows: Batch) -> Figures:
     """Forward and backward of the micro-batches, measured at their borders."""
     figures = Figures()
     before: list[int] = []
-    saved = SavedTensors(model)
+    saved = SavedTensors(models)
     with HeldBytes(tracks_peak=True) as held:
 
         def begin(_model: nn.Module, _inputs: object) -> None:
             before.append(held.now())
+            saved.begin()
 
-        def end(_model: nn.Module, _inputs: object, _sums: object) -> None:
+        def end(model: nn.Module, _inputs: object, _sums: object) -> None:
             figures.held = max(figures.held, held.now() - before[-1])
+            saved.end(id(model))
 
-        # The first of all hooks: FSDP's gathers what belongs to no layer.
-        model.register_forward_pre_hook(begin, prepend=True)
-        model.register_forward_hook(end)
+        for model in models:
+            # The first of all hooks: FSDP's gathers what belongs to no layer.
+            model.register_forward_pre_hook(begin, prepend=True)
+            model.register_forward_hook(end)
         with saved_tensors_hooks(saved.pack, lambda tensor: tensor):
             engine.forward_backward(rows)
-    figures.between, figures.saved, figures.peak = before[1], saved.bytes // MICRO_BATCHES, held.peak
+    is_pipelined = isinstance(engine, PipelinedEngine)
+    figures.between, figures.saved, figures.peak = 0 if is_pipelined else before[1], saved.bytes, held.peak
     return figures
+
+
+def built(row: Row, config: ModelConfig, parallelism: ParallelismConfig, rank: int, size: int) -> LaidOut:
+    """The model, or the stages of it that this rank has."""
+    recompute: Recompute = TypeAdapter(Recompute).validate_python(row.recompute)
+    layout, pipeline = Layout.of(parallelism, size), parallelism.pipeline
+    keeping = Keeping(recompute=recompute, splits_backward=layout.pp > 1 and pipeline.schedule in SPLITS_BACKWARD)
+    stages = stages_of(config, pipeline, layout.pp, row.sequence_length)
+    here = [stages[index] for index in stages_on(layout.coordinates(rank)["pp"], layout.pp, pipeline)]
+    return build_parallel(config, layout, keeping, stages=here, device=torch.device("cpu"), seed=1)
 
 
 def measure(row: Row, rank: int, size: int) -> Figures:
@@ -153,16 +201,19 @@ def measure(row: Row, rank: int, size: int) -> Figures:
     # The kernel's mark of the most memory begins anew.
     Path("/proc/self/clear_refs").write_text("5")
     start = memory_megabytes("VmRSS")
-    config = model_config(row)
-    layout = Layout.of(ParallelismConfig.model_validate(row.parallelism), size)
-    recompute: Recompute = TypeAdapter(Recompute).validate_python(row.recompute)
-    keeping = Keeping(recompute=recompute)
-    (model,) = build_parallel(config, layout, keeping, device=torch.device("cpu"), seed=1).stages
-    balancing = BiasBalancing(routers(model))
+    config, parallelism = model_config(row), ParallelismConfig.model_validate(row.parallelism)
+    layout = Layout.of(parallelism, size)
+    model = built(row, config, parallelism, rank, size)
+    balancing = BiasBalancing(routers(*model.stages))
     work = Work(
         micro_batch_size=row.micro_batch_size, autocast_dtype=None, sums=RankSums(layout=layout), balancing=balancing
     )
-    engine = PlainEngine(model, work)
+    is_pipelined = model.pipeline_group is not None
+    engine: Engine = (
+        PipelinedEngine(model, parallelism.pipeline.schedule, work)
+        if is_pipelined
+        else PlainEngine(model.stages[0], work)
+    )
     around = Surroundings(
         learning_rate=lambda _step: 1e-3,
         sum_over_ranks=sum_over_ranks,
@@ -170,11 +221,12 @@ def measure(row: Row, rank: int, size: int) -> Figures:
         is_fused=True,
         copies=copies_in(layout),
     )
-    optimizer = Optimizer(parameter_names(model), AdamWConfig(learning_rate=1e-3), around)
+    optimizer = Optimizer(parameter_names(*model.stages), AdamWConfig(learning_rate=1e-3), around)
     gc.collect()
-    figures = watched_step(model, engine, batch(row, config, layout, rank))
-    figures.parameters = sum(local(one).nbytes for one in model.parameters())
-    figures.gradients = sum(local(one.grad).nbytes for one in model.parameters() if one.grad is not None)
+    figures = watched_step(model.stages, engine, batch(row, config, layout, rank))
+    parameters = [one for stage in model.stages for one in stage.parameters()]
+    figures.parameters = sum(local(one).nbytes for one in parameters)
+    figures.gradients = sum(local(one.grad).nbytes for one in parameters if one.grad is not None)
     figures.optimizer_state = sum(local(moment).nbytes for moment in optimizer.tensors().values())
     optimizer.step()
     figures.resident = int(1e6 * (memory_megabytes("VmHWM") - start))

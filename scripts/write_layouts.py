@@ -1,67 +1,117 @@
 """Writes the table of layouts of DeepSeek-V3 into docs/parallelism.md, from the arithmetic of `layout/`."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from firstlight.config.load import load
 from firstlight.config.model import ModelConfig
-from firstlight.layout.communication import StepShape, Traffic, step_traffic
-from firstlight.layout.memory import largest_gathered_unit, state_of_rank
+from firstlight.config.pipeline import PipelineConfig, ScheduleName
+from firstlight.layout.communication import step_traffic
+from firstlight.layout.memory import largest_gathered_unit, state_of_rank, whole_between_micro_batches
 from firstlight.layout.mesh import Layout
+from firstlight.layout.stages import Stage, stages_of, stages_on
+from firstlight.layout.traffic import StepShape, Traffic
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "docs" / "parallelism.md"
 BEGIN, END = "<!-- layouts: written by scripts/write_layouts.py -->\n", "<!-- end of layouts -->\n"
-SEQUENCES = 1024
+SEQUENCES = 15_360
 LENGTH = 4096
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A layout, and the schedule of its pipeline."""
+
+    layout: Layout
+    schedule: ScheduleName = "1f1b"
+
+    def stages_at(self, place: int, model: ModelConfig) -> list[Stage]:
+        """Those of a place of the pipeline."""
+        pipeline, degree = PipelineConfig(schedule=self.schedule), self.layout.pp
+        stages = stages_of(model, pipeline, degree, LENGTH)
+        return [stages[index] for index in stages_on(place, degree, pipeline)]
+
+    def describe(self) -> str:
+        """As a configuration says it."""
+        degrees = self.layout.degrees()
+        words = [f"{name} {degrees[axis]}" for axis, name in NAMES.items() if degrees[axis] > 1]
+        if self.layout.cp > 1:
+            words.append("all_to_all" if self.layout.cp_heads == self.layout.cp else "ring")
+        words += [f"sharded {self.layout.sharded}"] if self.layout.sharded != "all" else []
+        words += [self.schedule] if self.layout.pp > 1 else []
+        return ", ".join(words)
+
+
 LAYOUTS = (
-    Layout(dp_shard=8),
-    Layout(dp_shard=8, ep=8),
-    Layout(tp=8, ep=8),
-    Layout(dp_shard=64),
-    Layout(dp_shard=64, ep=64),
-    Layout(dp_shard=8, tp=8, ep=64),
-    Layout(dp_shard=1024),
-    Layout(dp_shard=1024, ep=64),
-    Layout(dp_replicate=16, dp_shard=64, ep=64),
-    Layout(dp_shard=128, tp=8, ep=64),
+    Arranged(Layout(dp_shard=8)),
+    Arranged(Layout(dp_shard=8, ep=8)),
+    Arranged(Layout(tp=8, ep=8)),
+    Arranged(Layout(dp_shard=64)),
+    Arranged(Layout(dp_shard=64, ep=64)),
+    Arranged(Layout(dp_shard=8, tp=8, ep=64)),
+    Arranged(Layout(pp=8, dp_shard=8, ep=8), "1f1b"),
+    Arranged(Layout(pp=8, dp_shard=8, ep=8), "dualpipe_v"),
+    Arranged(Layout(pp=8, tp=8, ep=8), "dualpipe_v"),
+    Arranged(Layout(dp_shard=1024)),
+    Arranged(Layout(dp_shard=1024, ep=64)),
+    Arranged(Layout(dp_replicate=16, dp_shard=64, ep=64)),
+    Arranged(Layout(dp_shard=128, tp=8, ep=64)),
+    Arranged(Layout(pp=16, dp_shard=64, ep=64), "dualpipe_v"),
+    Arranged(Layout(pp=16, dp_shard=64, ep=64, sharded="optimizer"), "dualpipe_v"),
+    Arranged(Layout(pp=16, dp_shard=8, tp=8, ep=64), "dualpipe_v"),
+    Arranged(Layout(pp=16, dp_shard=16, cp=4, ep=64), "dualpipe_v"),
+    Arranged(Layout(pp=16, dp_shard=16, cp=4, cp_heads=4, ep=64), "dualpipe_v"),
 )
-NAMES = {"dp_replicate": "data_parallel_replicate", "dp_shard": "data_parallel_shard", "tp": "tensor_parallel"}
-NAMES |= {"ep": "expert_parallel", "etp": "expert_tensor_parallel"}
+NAMES = {
+    "pp": "pipeline_parallel",
+    "dp_replicate": "data_parallel_replicate",
+    "dp_shard": "data_parallel_shard",
+    "cp": "context_parallel",
+    "tp": "tensor_parallel",
+    "ep": "expert_parallel",
+    "etp": "expert_tensor_parallel",
+}
 HEAD = (
-    "| ranks | layout | state | gathered | micro-batches | parameters | sequence | rows | calls |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+    "| ranks | layout | state | whole | gathered | micro-batches | parameters | sequence | rows | stream | calls |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
 )
-STATE, ROWS, SEQUENCE = ("parameters", "experts", "gradients"), ("rows", "counts of rows"), ("sequence", "vocabulary")
+COLUMNS = (("shard", "edp", "dp_replicate"), ("tp", "ring", "heads"), ("ep",), ("pp",))
+"""The axes of each column of traffic."""
 
 
 def table() -> str:
     """A row for each layout."""
     model = load(ROOT / "examples" / "deepseek-v3-4k.yaml").config.model
-    return HEAD + "".join(row(model, layout) for layout in LAYOUTS)
+    return HEAD + "".join(row(model, arranged) for arranged in LAYOUTS)
 
 
-def row(model: ModelConfig, layout: Layout) -> str:
-    """Memory of the first rank and its traffic in a step, in GB."""
+def row(model: ModelConfig, arranged: Arranged) -> str:
+    """The most of each kind that a place of the pipeline has: memory of its first rank and its traffic in a step, in
+    GB."""
+    layout = arranged.layout
     micro_batches = SEQUENCES // layout.data_size
     step = StepShape(sequence_length=LENGTH, micro_batch_size=1, micro_batches=micro_batches)
-    traffic = step_traffic(model, layout, step)
-    degrees = [f"{name} {layout.degrees()[axis]}" for axis, name in NAMES.items() if layout.degrees()[axis] > 1]
+    places = [arranged.stages_at(place, model) for place in range(layout.pp)]
+    states = [state_of_rank(model, layout, place * layout.stage_size, here) for place, here in enumerate(places)]
+    traffic = [step_traffic(model, layout, step, here) for here in places]
     cells = [
         f"{layout.world_size:,}",
-        ", ".join(degrees),
-        gigabytes(state_of_rank(model, layout, 0).total),
-        gigabytes(2 * largest_gathered_unit(model, layout)),
+        arranged.describe(),
+        gigabytes(max(state.total for state in states)),
+        gigabytes(max(whole_between_micro_batches(model, layout, here) for here in places)),
+        gigabytes(2 * max(largest_gathered_unit(model, layout, here) for here in places)),
         f"{micro_batches:,}",
-        *(gigabytes(total(traffic, names)) for names in (STATE, SEQUENCE, ROWS)),
-        f"{sum(one.calls for one in traffic):,}",
+        *(gigabytes(max(total(one, axes) for one in traffic)) for axes in COLUMNS),
+        f"{max(sum(one.calls for one in calls) for calls in traffic):,}",
     ]
     return f"| {' | '.join(cells)} |\n"
 
 
-def total(traffic: Iterable[Traffic], names: tuple[str, ...]) -> int:
-    """Bytes of what begins with one of the names."""
-    return sum(one.bytes for one in traffic if one.what.startswith(names))
+def total(traffic: Iterable[Traffic], axes: tuple[str, ...]) -> int:
+    """Bytes of what goes over one of the axes."""
+    return sum(one.bytes for one in traffic if one.axis in axes)
 
 
 def gigabytes(size: int) -> str:

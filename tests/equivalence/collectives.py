@@ -1,4 +1,4 @@
-"""The collectives that a step really calls, read from the operators that reach the process groups."""
+"""The collectives and messages that a step really calls, read from the operators that reach the process groups."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,8 @@ _KINDS: Mapping[str, str] = {
     "all_reduce_": "all_reduce",
     "alltoall_base_": "all_to_all",
     "all_to_all_single": "all_to_all",
+    "send": "send",
+    "recv_": "receive",
 }
 _NO_CALL = ("wait_tensor", "_wrap_tensor_autograd", "monitored_barrier_", "barrier")
 

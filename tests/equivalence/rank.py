@@ -20,9 +20,10 @@ from torch._C._distributed_c10d import FileStore
 
 from firstlight.checkpoint.shards import local_shard
 from firstlight.config.optimizer import AdamWConfig
-from firstlight.config.pipeline import SPLITS_BACKWARD
+from firstlight.config.pipeline import SPLITS_BACKWARD, PipelineConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
+from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.router import Routed, TopKRouter
@@ -62,14 +63,12 @@ def batch(step: int, *, data_rank: int, data_size: int, is_packed: bool = False)
     return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=begins, samples=ROWS)
 
 
-def engine_of(case: Case, model: LaidOut, balancing: BiasBalancing) -> Engine:
+def engine_of(layout: Layout, pipeline: PipelineConfig, model: LaidOut, balancing: BiasBalancing) -> Engine:
     """As a run has it."""
-    work = Work(
-        micro_batch_size=MICRO_BATCH, autocast_dtype=None, sums=RankSums(layout=case.layout), balancing=balancing
-    )
+    work = Work(micro_batch_size=MICRO_BATCH, autocast_dtype=None, sums=RankSums(layout=layout), balancing=balancing)
     if model.pipeline_group is None:
         return PlainEngine(model.stages[0], work)
-    return PipelinedEngine(model, case.pipeline.schedule, work)
+    return PipelinedEngine(model, pipeline.schedule, work)
 
 
 def observed_choices(router: TopKRouter) -> list[Tensor]:
@@ -97,7 +96,7 @@ def run(name: str, case: Case, place: Place) -> None:
     mine = [stages[index] for index in stages_on(layout.coordinates(place.rank)["pp"], layout.pp, case.pipeline)]
     model = build_parallel(config, layout, keeping, stages=mine, device=torch.device("cpu"), seed=5)
     balancing = BiasBalancing(routers(*model.stages))
-    engine = engine_of(case, model, balancing)
+    engine = engine_of(layout, case.pipeline, model, balancing)
     around = Surroundings(
         learning_rate=lambda _step: case.learning_rate,
         sum_over_ranks=sum_over_ranks,

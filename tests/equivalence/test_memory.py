@@ -66,3 +66,17 @@ def test_tensor_parallelism_cuts_activations_and_the_peak() -> None:
 def test_expert_parallelism_gathers_fewer_experts() -> None:
     peaks = [held(f"data_parallel_shard 4, expert_parallel {degree}")["peak"] for degree in (1, 2, 4)]
     assert peaks[0] > max(peaks[1:])
+
+
+@pytest.mark.parametrize("kind", ["ring", "all_to_all"])
+def test_context_parallelism_cuts_activations_the_peak_and_parameters(kind: str) -> None:
+    for key in ("saved", "peak", "parameters", "optimizer_state"):
+        whole, half, quarter = series(lambda n: f"context_parallel {n}, {kind}", (1, 2, 4), key)
+        assert whole > 1.3 * half, key
+        assert half > 1.2 * quarter, key
+
+
+def test_pipelines_cut_what_a_rank_keeps_of_the_model_and_of_a_micro_batch() -> None:
+    for key in ("parameters", "optimizer_state", "gradients", "saved"):
+        whole, half, quarter = series("pipeline_parallel {}, 1f1b".format, (1, 2, 4), key)
+        assert whole > half > quarter, key

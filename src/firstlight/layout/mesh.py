@@ -1,9 +1,10 @@
 """Axis degrees to rank coordinates. Pure arithmetic; the runtime builds its device meshes from it.
 
-Three meshes lie over the same ranks. RANK_AXES say which samples, positions and layers a rank computes. Parameters lie
+Four meshes lie over the same ranks. RANK_AXES say which samples, positions and layers a rank computes. Parameters lie
 on PARAMETER_AXES: the ranks of a context group shard them as those of data parallelism do. The routed experts lie on
 EXPERT_AXES: within a stage, the ranks that shard data, context and tensors are cut anew, into groups of neighbours that
-hold different experts, or different parts of their matrices.
+hold different experts, or different parts of their matrices. CONTEXT_AXES say how the ranks of a context group cut
+attention.
 """
 
 import math
@@ -21,6 +22,9 @@ PARAMETER_AXES = ("pp", "dp_replicate", "shard", "tp")
 EXPERT_AXES = ("pp", "dp_replicate", "edp", "ep", "etp")
 """Of the routed experts: `ep` ranks hold different ones, `etp` ranks have each a part of the matrices of the same ones,
 `edp` ranks shard what is alike."""
+
+CONTEXT_AXES = ("others", "ring", "heads", "tp")
+"""Within the context groups: the ring and the ranks that deal out heads; `others` are all slower axes."""
 
 _SHOWN_AS = {
     "pp": "pipeline_parallel",
@@ -87,6 +91,11 @@ class Layout:
         return self.dp_shard * self.cp * self.tp
 
     @property
+    def context_shape(self) -> tuple[int, ...]:
+        """The degrees of CONTEXT_AXES."""
+        return self.pp * self.data_size, self.cp_ring, self.cp_heads, self.tp
+
+    @property
     def cp_ring(self) -> int:
         """The size of the rings in which keys and values travel."""
         return self.cp // self.cp_heads
@@ -119,7 +128,7 @@ class Layout:
         return rank % self.stage_size == 0
 
     def coordinates(self, rank: int) -> dict[str, int]:
-        """Where `rank` is on each axis of the three meshes."""
+        """Where `rank` is on each axis of the meshes."""
         return {
             axis: place
             for axes, shape in self._meshes()
@@ -127,7 +136,7 @@ class Layout:
         }
 
     def degrees(self) -> dict[str, int]:
-        """The degree of each axis of the three meshes."""
+        """The degree of each axis of the meshes."""
         return {axis: degree for axes, shape in self._meshes() for axis, degree in zip(axes, shape, strict=True)}
 
     def describe(self) -> str:
@@ -135,18 +144,24 @@ class Layout:
         degrees = {axis: degree for axis, degree in self.degrees().items() if degree > 1 and axis in _SHOWN_AS}
         lines = [f"{self.world_size} rank(s)" + (", by axis:" if degrees else "")]
         for axis, degree in degrees.items():
-            lines.append(f"  {_SHOWN_AS[axis]:<24}{degree:>6}   {_shown(self.group_of_first_rank(axis))}")
+            lines.append(f"  {_SHOWN_AS[axis]:<24}{degree:>6}   {_shown(self.group(axis, 0))}")
         return "\n".join(lines)
 
-    def group_of_first_rank(self, axis: str) -> range:
-        """The ranks that differ from rank 0 on `axis` alone."""
+    def group(self, axis: str, rank: int) -> range:
+        """The ranks that differ from `rank` on `axis` alone, itself among them."""
         axes, shape = next(mesh for mesh in self._meshes() if axis in mesh[0])
         place = axes.index(axis)
         stride = math.prod(shape[place + 1 :])
-        return range(0, shape[place] * stride, stride)
+        first = rank - _unravelled(rank, shape)[place] * stride
+        return range(first, first + shape[place] * stride, stride)
 
     def _meshes(self) -> tuple[tuple[tuple[str, ...], tuple[int, ...]], ...]:
-        return (RANK_AXES, self.rank_shape), (PARAMETER_AXES, self.parameter_shape), (EXPERT_AXES, self.expert_shape)
+        return (
+            (RANK_AXES, self.rank_shape),
+            (PARAMETER_AXES, self.parameter_shape),
+            (EXPERT_AXES, self.expert_shape),
+            (CONTEXT_AXES, self.context_shape),
+        )
 
 
 def _unravelled(rank: int, shape: tuple[int, ...]) -> list[int]:

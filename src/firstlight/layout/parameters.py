@@ -1,4 +1,4 @@
-"""Every parameter of a model by name and shape, and the block of it that a rank holds."""
+"""Every parameter of a model by name and shape, the stages that have it, and the block of it that a rank holds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from firstlight.config.model import (
 )
 from firstlight.config.router import TopKSoftmaxRouter
 from firstlight.layout.mesh import Layout
+from firstlight.layout.stages import Stage, whole_model
 
 Shape = tuple[int, ...]
 Cut = Literal["copied", "added", "rows", "columns", "expert_rows", "expert_columns"]
@@ -81,6 +82,29 @@ def parameters_of(model: ModelConfig) -> list[Parameter]:
     return found
 
 
+def parameters_of_stage(model: ModelConfig, stage: Stage) -> list[Parameter]:
+    """Those that `stage` has, a copy of the embedding among them: see `is_copy`."""
+    looks_up = stage.is_first or has_embedding_copy(model)
+    outside = {"embedding.weight": looks_up and (stage.is_first or stage.is_last)}
+
+    def is_here(one: Parameter) -> bool:
+        if one.layer is None:
+            return outside.get(one.name, stage.is_last)
+        return one.layer in stage.layers or (stage.is_last and one.layer >= model.num_hidden_layers)
+
+    return [one for one in parameters_of(model) if is_here(one)]
+
+
+def has_embedding_copy(model: ModelConfig) -> bool:
+    """Whether the last stage of a pipeline needs the embedding, of which the first one is the owner."""
+    return model.tie_word_embeddings or model.num_mtp_layers > 0
+
+
+def is_copy(stage: Stage, parameter: Parameter) -> bool:
+    """Whether another stage owns what `stage` has of `parameter`: it has no place in the optimizer then."""
+    return parameter.name == "embedding.weight" and not stage.is_first
+
+
 def block_of(parameter: Parameter, layout: Layout) -> Block:
     """Of any rank: tensor and expert groups cut evenly."""
     shape, shards = list(parameter.shape), layout.dp_shard * layout.cp
@@ -109,15 +133,24 @@ def sharded_dim(shape: Sequence[int], shards: int) -> int:
     return 1 if is_stack and shape[0] % shards and shape[1] % shards == 0 else 0
 
 
-def elements_of_rank(model: ModelConfig, layout: Layout, rank: int) -> int:
-    """How many elements of parameters `rank` holds."""
+@dataclass(frozen=True, kw_only=True)
+class RankElements:
+    """How many elements of parameters a rank holds: its own, and of copies of what another stage owns."""
+
+    own: int
+    copied: int
+
+
+def elements_of_rank(model: ModelConfig, layout: Layout, rank: int, stages: Sequence[Stage] = ()) -> RankElements:
+    """Those of `rank`, whose `stages` of the pipeline are these; none: the whole model."""
     place = layout.coordinates(rank)
-    total = 0
-    for parameter in parameters_of(model):
-        block = block_of(parameter, layout)
-        shard = place["edp" if parameter.is_of_experts else "shard"]
-        total += block.rows_of(shard) * block.row_size
-    return total
+    own = copied = 0
+    for stage in stages or [whole_model(model)]:
+        for parameter in parameters_of_stage(model, stage):
+            block = block_of(parameter, layout)
+            size = block.rows_of(place["edp" if parameter.is_of_experts else "shard"]) * block.row_size
+            own, copied = (own, copied + size) if is_copy(stage, parameter) else (own + size, copied)
+    return RankElements(own=own, copied=copied)
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,15 @@ class Stage:
         return self.index == self.count - 1
 
 
+def whole_model(model: ModelConfig) -> Stage:
+    """What a rank has without a pipeline."""
+    return Stage(layers=range(model.num_hidden_layers))
+
+
 def stages_of(model: ModelConfig, pipeline: PipelineConfig, degree: int, sequence_length: int) -> list[Stage]:
     """The stages of the whole pipeline over `degree` ranks. The configuration's rules hold."""
     if degree == 1:
-        return [Stage(layers=range(model.num_hidden_layers))]
+        return [whole_model(model)]
     sizes = layers_of_stages(model, pipeline, degree, sequence_length)
     bounds = pairwise(accumulate(sizes, initial=0))
     return [Stage(index=index, count=len(sizes), layers=range(begin, end)) for index, (begin, end) in enumerate(bounds)]

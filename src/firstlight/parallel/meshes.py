@@ -6,10 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from firstlight.layout.mesh import EXPERT_AXES, PARAMETER_AXES, Layout
-
-_CONTEXT_AXES = ("others", "ring", "heads", "tp")
-"""Within the context groups: the ring and the ranks that deal out heads; `others` are all slower axes."""
+from firstlight.layout.mesh import CONTEXT_AXES, EXPERT_AXES, PARAMETER_AXES, Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,9 @@ class Meshes:
         return cls(
             parameters=init_device_mesh(kind, layout.parameter_shape, mesh_dim_names=PARAMETER_AXES),
             experts=init_device_mesh(kind, layout.expert_shape, mesh_dim_names=EXPERT_AXES),
-            context=_context_mesh(layout, kind) if layout.cp > 1 else None,
+            context=init_device_mesh(kind, layout.context_shape, mesh_dim_names=CONTEXT_AXES)
+            if layout.cp > 1
+            else None,
         )
 
     def have_experts_apart(self) -> bool:
@@ -67,11 +66,6 @@ class Meshes:
     def expert_sharding(self) -> DeviceMesh:
         """The same for the experts."""
         return _data_mesh(self.experts, "edp")
-
-
-def _context_mesh(layout: Layout, kind: str) -> DeviceMesh:
-    others = layout.pp * layout.data_size
-    return init_device_mesh(kind, (others, layout.cp_ring, layout.cp_heads, layout.tp), mesh_dim_names=_CONTEXT_AXES)
 
 
 def _data_mesh(mesh: DeviceMesh, shard_axis: str) -> DeviceMesh:

@@ -14,11 +14,11 @@ AXES = (RANK_AXES, PARAMETER_AXES, EXPERT_AXES)
 
 
 def test_tensor_and_expert_groups_are_neighbours() -> None:
-    assert list(LARGE.group_of_first_rank("tp")) == [0, 1, 2, 3]
-    assert list(LARGE.group_of_first_rank("ep")) == list(range(8))
-    assert list(LARGE.group_of_first_rank("edp")) == [0, 8]
-    assert list(LARGE.group_of_first_rank("dp_shard")) == [0, 4, 8, 12]
-    assert list(LARGE.group_of_first_rank("dp_replicate")) == [0, 16]
+    assert list(LARGE.group("tp", 0)) == [0, 1, 2, 3]
+    assert list(LARGE.group("ep", 0)) == list(range(8))
+    assert list(LARGE.group("edp", 0)) == [0, 8]
+    assert list(LARGE.group("dp_shard", 0)) == [0, 4, 8, 12]
+    assert list(LARGE.group("dp_replicate", 0)) == [0, 16]
 
 
 @pytest.mark.parametrize("layout", [LARGE, WHOLE, SLICED])
@@ -36,7 +36,7 @@ def test_groups_are_the_ranks_that_differ_on_one_axis(layout: Layout, axes: tupl
         for rank in range(layout.world_size):
             place = layout.coordinates(rank)
             same[tuple(place[other] for other in axes if other != axis)].append(rank)
-        assert list(layout.group_of_first_rank(axis)) in same.values()
+        assert list(layout.group(axis, 0)) in same.values()
 
 
 def test_ranks_that_share_experts_are_the_closest_neighbours() -> None:
@@ -47,8 +47,8 @@ def test_ranks_that_share_experts_are_the_closest_neighbours() -> None:
 
 def test_experts_stay_within_a_replica() -> None:
     replicas = {rank: LARGE.coordinates(rank)["dp_replicate"] for rank in range(LARGE.world_size)}
-    assert {replicas[rank] for rank in LARGE.group_of_first_rank("ep")} == {0}
-    assert {replicas[rank] for rank in LARGE.group_of_first_rank("edp")} == {0}
+    assert {replicas[rank] for rank in LARGE.group("ep", 0)} == {0}
+    assert {replicas[rank] for rank in LARGE.group("edp", 0)} == {0}
 
 
 def test_ranks_of_a_tensor_group_read_the_same_samples() -> None:
@@ -61,7 +61,7 @@ def test_stages_and_parts_of_a_sequence_read_the_same_samples() -> None:
     assert [WHOLE.data_rank(rank) for rank in range(32)] == 2 * ([0] * 4 + [1] * 4 + [2] * 4 + [3] * 4)
     assert (WHOLE.data_size, WHOLE.readers, WHOLE.stage_size) == (4, 8, 16)
     assert [WHOLE.coordinates(rank)["cp"] for rank in range(4)] == [0, 0, 1, 1]
-    assert list(WHOLE.group_of_first_rank("pp")) == [0, 16]
+    assert list(WHOLE.group("pp", 0)) == [0, 16]
 
 
 @pytest.mark.parametrize(

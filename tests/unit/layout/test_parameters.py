@@ -3,13 +3,16 @@
 from math import prod
 
 import pytest
+import torch
 
 from firstlight.config.model import ModelConfig
 from firstlight.layout.buckets import buckets
 from firstlight.layout.counts import count_parameters
-from firstlight.layout.memory import largest_gathered_unit, state_of_rank
+from firstlight.layout.memory import largest_gathered_unit, state_of_rank, whole_between_micro_batches
 from firstlight.layout.mesh import Layout
-from firstlight.layout.parameters import elements_of_rank, parameters_of, sharded_dim
+from firstlight.layout.parameters import elements_of_rank, parameters_of, parameters_of_stage, sharded_dim
+from firstlight.layout.stages import Stage
+from firstlight.models.family import family_of
 from firstlight.models.sharding import EXPERT_SLICES, cut_of, cuts
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, meta_model, of_family
 
@@ -48,9 +51,39 @@ def test_cuts_are_those_of_the_families_tables(name: str) -> None:
 def test_elements_of_all_ranks_are_the_model() -> None:
     model = deepseek(multi_token_prediction={})
     for layout in (Layout(), Layout(dp_shard=3), Layout(dp_shard=8, ep=4), Layout(dp_shard=2, tp=4, ep=8), SLICED):
-        held = sum(elements_of_rank(model, layout, rank) for rank in range(layout.world_size))
+        held = sum(elements_of_rank(model, layout, rank).own for rank in range(layout.world_size))
         copies = sum(prod(one.shape) for one in parameters_of(model) if one.cut == "copied")
         assert held == count_parameters(model).total + (layout.tp - 1) * copies
+
+
+@pytest.mark.parametrize("name", ["deepseek", "llama", "tied"])
+def test_stages_have_the_parameters_of_their_modules(name: str) -> None:
+    model, count = MODELS[name], 2
+    for index, layers in enumerate((range(1), range(1, model.num_hidden_layers))):
+        stage = Stage(index=index, count=count, layers=layers)
+        with torch.device("meta"):
+            built = family_of(model).build(model, stage)
+        shapes = {key: tuple(value.shape) for key, value in built.named_parameters()}
+        assert {one.name: one.shape for one in parameters_of_stage(model, stage)} == shapes
+
+
+def test_a_copy_of_the_embedding_has_neither_gradient_nor_moments() -> None:
+    model = deepseek(multi_token_prediction={})
+    stages = [Stage(index=index, count=2, layers=layers) for index, layers in enumerate((range(2), range(2, 3)))]
+    states = [state_of_rank(model, Layout(pp=2), rank, [stage]) for rank, stage in enumerate(stages)]
+    embedding = model.vocab_size * model.hidden_size * 4
+    assert [state.parameters - state.gradients for state in states] == [0, embedding]
+    assert [state.moments for state in states] == [2 * state.gradients for state in states]
+    assert sum(state.gradients for state in states) == 4 * count_parameters(model).total
+
+
+def test_a_pipeline_keeps_whole_what_is_sharded() -> None:
+    model, stage = deepseek(), Stage(index=0, count=2, layers=range(1))
+    layout = Layout(pp=2, dp_shard=2)
+    whole = state_of_rank(model, Layout(pp=2), 0, [stage]).parameters
+    assert whole_between_micro_batches(model, layout, [stage]) == 2 * whole
+    assert whole_between_micro_batches(model, Layout(pp=2), [stage]) == 0
+    assert whole_between_micro_batches(model, Layout(dp_shard=2)) == 0
 
 
 def test_memory_falls_with_each_axis_that_shards() -> None:
