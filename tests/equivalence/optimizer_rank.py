@@ -30,7 +30,7 @@ from tests.unit.models.tiny_model import deepseek
 
 STEPS, MIDDLE = 50, 25
 TIMEOUT = timedelta(seconds=120)
-MODEL = deepseek(multi_token_prediction={}, initializer_range=0.1)
+MODEL = deepseek(num_hidden_layers=2, initializer_range=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
