@@ -29,6 +29,9 @@ LAYOUTS = {
         ("parallelism.data_parallel_replicate=2", "parallelism.sharded=optimizer+gradients"),
     ),
 }
+QUICK = ("2 sharded", "2 stages", "contexts over 2")
+"""What every run of the tests trains; `test_layouts` compares more of them, without a whole run."""
+
 LLAMA = (
     "model.family=llama",
     "model.attention={kind: gqa, num_attention_heads: 4, num_key_value_heads: 2}",
@@ -88,7 +91,9 @@ def test_one_process_learns(deepseek: TinyRun):
     assert steps[-1]["loss"] < 0.95 * steps[0]["loss"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in LAYOUTS]
+)
 def test_deepseek_trains_alike(deepseek: TinyRun, layout: str, tmp_path: Path):
     processes, overrides = LAYOUTS[layout]
     run = train(tmp_path, *overrides, processes=processes)
@@ -98,7 +103,7 @@ def test_deepseek_trains_alike(deepseek: TinyRun, layout: str, tmp_path: Path):
     assert here["evaluate/tiny/loss"] == pytest.approx(there["evaluate/tiny/loss"], rel=RELATIVE_DIFFERENCE)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_llama_with_tied_embeddings_trains_alike(llama: TinyRun, processes: int, tmp_path: Path):
     run = train(tmp_path, *LLAMA, processes=processes)
     for figure in ("loss", "grad_norm"):

@@ -174,8 +174,8 @@ def leave_weights(run: TinyRun) -> None:
 def assert_pipelines_export_as_one_process(chain: Chain, took: Sequence[Took], run: TinyRun, ranks: Path) -> None:
     """From the checkpoint of a pipeline, the files that one process gives with the same weights."""
     model = model_of(chain, run)
-    folders = dict(zip(took, reversed(candidates(ranks / f"{chain.name}-out" / "checkpoints")), strict=True))
-    for number, (one, step) in enumerate(folders.items()):
+    steps = reversed(candidates(ranks / f"{chain.name}-out" / "checkpoints"))
+    for number, (one, step) in enumerate(zip(took, steps, strict=True)):
         if one.leg.name.startswith("pp"):
             apart = run.folder / f"{chain.name}-{number}"
             apart.mkdir()

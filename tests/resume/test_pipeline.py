@@ -39,7 +39,7 @@ def train(run: TinyRun, layout: str) -> None:
 
 
 def end_early(run: TinyRun, layout: str, number: signal.Signals) -> None:
-    """Start the run and send it `number` once it has taken a few steps; it does not come to its end."""
+    """Start the run and send it `number` once it has saved a step; it does not come to its end."""
     processes, overrides = LAYOUTS[layout]
     process = subprocess.Popen(
         command(*train_arguments(*RUN, *overrides, processes=processes)),
@@ -49,7 +49,7 @@ def end_early(run: TinyRun, layout: str, number: signal.Signals) -> None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_until(lambda: len(run.metrics("step")) >= 3 or process.poll() is not None)
+    wait_until(lambda: bool(candidates(run.checkpoints)) or process.poll() is not None)
     if number == signal.SIGKILL:
         os.killpg(process.pid, number)
     else:
