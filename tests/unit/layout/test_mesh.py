@@ -40,7 +40,7 @@ def test_groups_are_the_ranks_that_differ_on_one_axis(layout: Layout, axes: tupl
 
 
 def test_ranks_that_share_experts_are_the_closest_neighbours() -> None:
-    groups = {axis: list(SLICED.group_of_first_rank(axis)) for axis in ("etp", "ep", "edp")}
+    groups = {axis: list(SLICED.group(axis, 0)) for axis in ("etp", "ep", "edp")}
     assert groups == {"etp": [0, 1], "ep": [0, 2, 4, 6], "edp": [0, 8]}
     assert "  expert_tensor_parallel       2   ranks 0, 1" in SLICED.describe().splitlines()
 
