@@ -17,6 +17,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
+from torch.distributed.tensor._redistribute import _gen_transform_infos
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from firstlight.checkpoint.shards import local_shard
 from firstlight.config.optimizer import AdamWConfig
@@ -140,6 +142,12 @@ def run(name: str, case: Case, place: Place) -> None:
     (place.folder / f"{name}-{place.rank}.json").write_text(json.dumps({"offsets": offsets, "figures": figures}))
 
 
+def forget_meshes() -> None:
+    """torch remembers plans by the shape of a mesh, and with them the names of its groups, which are gone."""
+    _clear_sharding_prop_cache()
+    _gen_transform_infos.cache_clear()
+
+
 def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
     """Join the other ranks, run the cases, part. Ends with the test that started it."""
     die_with(os.getppid())
@@ -154,6 +162,7 @@ def main(folder: Path, rank: int, size: int, names: list[str]) -> None:
         if size > 1:
             dist.barrier()
             dist.destroy_process_group()
+            forget_meshes()
 
 
 if __name__ == "__main__":
