@@ -42,5 +42,6 @@ clean:  ## Remove .venv, caches, builds and the quickstart's runs
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"Firstlight needs Python 3.11 or newer; $(PYTHON) is {v}. Name another one: make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Without bytecode, which Python writes for what it imports: 70 s instead of 121 s on two cores.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
