@@ -128,6 +128,11 @@ def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
     ]
 
 
+def held_out_masking(config: RunConfig) -> Masking:
+    """Documents of held-out sets stand for themselves when those of training do."""
+    return Masking(separates_documents=config.data.train.documents == "separate")
+
+
 def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, TrainState]:
     """Build the run on this rank. Collective: every rank builds its part."""
     torch.use_deterministic_algorithms(config.training.deterministic)
@@ -294,7 +299,7 @@ def _evaluation_plan(config: RunConfig, layout: Layout) -> EvaluationPlan:
         last_step=training.steps,
         max_samples=training.evaluate_samples,
         batch_size=_evaluation_batch(config, layout),
-        masking=Masking(separates_documents=config.data.train.documents == "separate"),
+        masking=held_out_masking(config),
     )
 
 

@@ -174,6 +174,15 @@ def test_the_loss_of_a_checkpoint_is_that_of_the_run(finished: TinyRun) -> None:
     assert (report.step, report.tokens) == (4, line["evaluate/tiny/tokens"])
 
 
+def test_held_out_documents_stand_for_themselves_if_they_did_in_the_run(tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path / "run")
+    train_here(run, "data.train.documents=separate")
+    (report,) = evaluate_trained(load_trained(run.output), max_samples=8)
+    (line,) = run.metrics("evaluation")
+    assert report.loss == pytest.approx(line["evaluate/tiny/loss"], rel=1e-6)
+    assert report.tokens == line["evaluate/tiny/tokens"] < 8 * 32
+
+
 def test_all_held_out_samples_are_evaluated_without_a_limit(finished: TinyRun) -> None:
     run = load_trained(finished.output)
     (few,), (every,) = evaluate_trained(run, max_samples=8), evaluate_trained(run, max_samples=None)
