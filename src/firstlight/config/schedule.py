@@ -38,27 +38,30 @@ class WarmedUp(Section):
     in MindFormers and torch: the first one is at initial_ratio, and decays would end one update after the last."""
 
 
+class Decaying(WarmedUp):
+    """What schedules that go down once have alike, too."""
+
+    decay_steps: Length | None = None
+    """Steps after the warm-up; null takes all that are left. Afterwards the ratio stays `final_ratio`."""
+
+
 class ConstantSchedule(WarmedUp):
     """Linear warm-up, then the value as given."""
 
     type: Literal["constant"] = "constant"
 
 
-class LinearSchedule(WarmedUp):
+class LinearSchedule(Decaying):
     """Linear warm-up, then linearly down to `final_ratio`."""
 
     type: Literal["linear"] = "linear"
-    decay_steps: Length | None = None
-    """Steps after the warm-up; null takes all that are left. Afterwards the ratio stays `final_ratio`."""
     final_ratio: Fraction = 0.0
 
 
-class CosineSchedule(WarmedUp):
+class CosineSchedule(Decaying):
     """Linear warm-up, then half a cosine down to `final_ratio` of the value at the last step."""
 
     type: Literal["cosine"] = "cosine"
-    decay_steps: Length | None = None
-    """Steps after the warm-up; null takes all that are left. Afterwards the ratio stays `final_ratio`."""
     num_waves: Positive = 0.5
     """Waves of the cosine; more than a half go up again."""
     final_ratio: Fraction = 0.1
@@ -89,12 +92,10 @@ class CosineAnnealingSchedule(WarmedUp):
     final_ratio: Fraction = 0.0
 
 
-class PolynomialSchedule(WarmedUp):
+class PolynomialSchedule(Decaying):
     """Linear warm-up, then (1 - progress) to the `power`, down to `final_ratio`."""
 
     type: Literal["polynomial"] = "polynomial"
-    decay_steps: Length | None = None
-    """Steps after the warm-up; null takes all that are left. Afterwards the ratio stays `final_ratio`."""
     power: Positive = 1.0
     final_ratio: Fraction = 0.0
 

@@ -19,6 +19,7 @@ from firstlight.convert.mindformers_blocks import open_blocks
 from firstlight.convert.mindformers_ranks import open_ranks
 from firstlight.convert.mindspore_ckpt_writer import MindSporeCkptWriter
 from firstlight.convert.wire import bytes_field, integer_field
+from tests.unit.convert.mutations import mutated
 
 Axes = Sequence[int | Sequence[int]]
 """For each dimension the axis that cuts it, counted from the right of the device matrix; several; or -1."""
@@ -304,21 +305,6 @@ def test_metadata_that_do_not_fit(tmp_path: Path) -> None:
         (folder / "metadata.json").write_text(text)
         with pytest.raises(InputError, match=message):
             open_blocks(folder)
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    at = rng.randrange(len(changed))
-    match rng.randrange(4):
-        case 0:
-            changed[at] ^= 1 << rng.randrange(8)
-        case 1:
-            del changed[at:]
-        case 2:
-            del changed[at : at + rng.randrange(1, 9)]
-        case _:
-            changed[at:at] = rng.randbytes(rng.randrange(1, 9))
-    return bytes(changed)
 
 
 def read_or_refused(path: Path, read: Callable[[], object], *, num_mutations: int) -> int:

@@ -14,6 +14,7 @@ from firstlight.base.errors import InputError
 from firstlight.convert.mindspore_ckpt import DTYPES
 from firstlight.convert.mindspore_ckpt_reader import MindSporeCkpt
 from firstlight.convert.mindspore_ckpt_writer import MindSporeCkptWriter
+from tests.unit.convert.mutations import mutated
 
 
 def part(number: int, content: bytes) -> bytes:
@@ -185,24 +186,6 @@ def test_a_dtype_that_the_format_does_not_have() -> None:
 def whole() -> bytes:
     tensors = [(name, sample(dtype)) for name, dtype in DTYPES.items()]
     return written(*tensors, ("note", "text"), ("x" * 40, torch.arange(60.0)), with_crc=True)
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    at = rng.randrange(len(changed))
-    match rng.randrange(5):
-        case 0:
-            changed[at] ^= 1 << rng.randrange(8)
-        case 1:
-            del changed[at:]
-        case 2:
-            del changed[at : at + rng.randrange(1, 9)]
-        case 3:
-            changed[at:at] = rng.randbytes(rng.randrange(1, 9))
-        case _:
-            end = min(len(changed), at + rng.randrange(1, 40))
-            changed[at:end] = rng.randbytes(end - at)
-    return bytes(changed)
 
 
 def test_no_mutation_is_read_in_silence(tmp_path: Path) -> None:
