@@ -12,7 +12,7 @@ from firstlight.checkpoint.key import fault_of, signature_of
 
 MANIFEST = "manifest.json"
 FORMAT = "firstlight-checkpoint"
-VERSION = 2
+VERSION = 3
 PIECE_BYTES = 1 << 24
 """Pieces that files are hashed in: small enough to check little more than is read, large enough to read at once."""
 
@@ -42,7 +42,7 @@ class TensorRecord(_Record):
 
 
 class FileRecord(_Record):
-    """Size of a file and SHA-256 of each of its pieces of `piece_bytes`, by which a changed byte is noticed."""
+    """Size of a file and BLAKE3 of each of its pieces of `piece_bytes`, by which a changed byte is noticed."""
 
     num_bytes: Annotated[int, Field(ge=0)]
     piece_bytes: Annotated[int, Field(ge=1)]

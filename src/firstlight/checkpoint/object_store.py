@@ -125,7 +125,7 @@ class ObjectStore:
             if found != expected:
                 begin = number * record.piece_bytes
                 raise UnusableCheckpoint(
-                    f"{shown} is changed from byte {begin} on: SHA-256 {found}, expected {expected}"
+                    f"{shown} is changed from byte {begin} on: BLAKE3 {found}, expected {expected}"
                 )
         if opened.read(1):
             raise UnusableCheckpoint(f"{shown} has more than the {record.num_bytes} bytes that were recorded")

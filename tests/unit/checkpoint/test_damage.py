@@ -47,7 +47,7 @@ def test_one_flipped_bit_of_tensors_is_noticed(newest: Path, file: str, caplog: 
         flip(path, bit)
         said = passed_over(newest, caplog)
         found = re.fullmatch(
-            rf"checkpoint passed over: {path} is changed in bytes 0 to {size}: SHA-256 (\w{{64}}), expected {expected}",
+            rf"checkpoint passed over: {path} is changed in bytes 0 to {size}: BLAKE3 (\w{{64}}), expected {expected}",
             said,
         )
         assert found is not None
@@ -92,8 +92,8 @@ def test_a_torn_manifest_is_noticed(newest: Path, caplog: pytest.LogCaptureFixtu
         (lambda manifest: manifest.pop("step"), "is damaged: step: "),
         (lambda manifest: manifest.update(extra=1), "is damaged: extra: "),
         (lambda manifest: manifest.update(files=7), "is damaged: files: "),
-        (lambda manifest: manifest.update(version=3), "is firstlight-checkpoint version 3; this program reads"),
-        (lambda manifest: manifest.update(format="x"), "is x version 2; this program reads firstlight-checkpoint"),
+        (lambda manifest: manifest.update(version=4), "is firstlight-checkpoint version 4; this program reads"),
+        (lambda manifest: manifest.update(format="x"), "is x version 3; this program reads firstlight-checkpoint"),
         (lambda manifest: manifest["files"].pop(MODEL_FILE), f"names {MODEL_FILE} but has no record of it"),
         (lambda manifest: manifest["tensors"].pop("model/scale"), "has no tensor model/scale"),
         (lambda manifest: manifest["tensors"]["model/scale"].update(shards=[]), "0 of 1 elements of model/scale"),

@@ -53,6 +53,6 @@ def test_no_damage_is_loaded_in_silence(
         (said,) = caplog.messages
         assert str(newest / name) in said
         if not name.endswith(".json"):
-            assert re.search(r"SHA-256 \w{64}, expected \w{64}|has \d+ bytes, expected \d+", said)
+            assert re.search(r"BLAKE3 \w{64}, expected \w{64}|has \d+ bytes, expected \d+", said)
         (newest / name).write_bytes(files[name])
     assert checkpointer(tmp_path).restore(blank()) == NEW

@@ -95,7 +95,7 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(
     content[-1] ^= 1
     put(store, f"step-00000004/{MODEL_FILE}", bytes(content))
     bad, good = stored_checkpoints(store, None, reads_files=True)
-    assert f"{url}/step-00000004/{MODEL_FILE} is changed from byte 0 on: SHA-256 " in str(bad.fault)
+    assert f"{url}/step-00000004/{MODEL_FILE} is changed from byte 0 on: BLAKE3 " in str(bad.fault)
     assert (good.step, good.fault) == (2, None)
     fetch_newer(store, tmp_path / "here", None)
     assert any("checkpoint passed over: " in line and MODEL_FILE in line for line in caplog.messages)
