@@ -28,7 +28,10 @@ LAYOUTS = {
     "pp2": (2, ("parallelism.pipeline_parallel=2",)),
     "tp2_dp2": (4, ("parallelism.tensor_parallel=2",)),
     "cp2": (2, ("parallelism.context_parallel=2",)),
-    "pp2_dp2_ep2": (4, ("parallelism.pipeline_parallel=2", "parallelism.expert_parallel=2")),
+    "pp2_dp2_ep2": (
+        4,
+        ("parallelism.pipeline_parallel=2", "parallelism.expert_parallel=2", "training.micro_batch_size=1"),
+    ),
 }
 
 
