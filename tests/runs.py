@@ -20,7 +20,7 @@ from firstlight.data.tokenizer import train_tokenizer
 
 SEQUENCE_LENGTH = 32
 VOCAB_SIZE = 300
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 300
 
 TINY_YAML = """\
 model:
