@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -30,6 +31,7 @@ _FREE_KEYS = (
     "training.evaluate_every_steps",
     "training.evaluate_samples",
     "training.output_folder",
+    "training.stop_at_step",
     "training.deterministic",
 )
 """Likewise; the training data is held to its fingerprint in the checkpoint, wherever its files lie."""
@@ -89,6 +91,30 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def stop_request(self) -> Path:
+        """A file that asks the run to save and stop, however it came there."""
+        return self.path / "stop"
+
+    @property
+    def planted_faults(self) -> Path:
+        """Marks of the faults that have happened, so that each happens once."""
+        return self.path / "planted-faults"
+
+    @property
+    def identity(self) -> str:
+        """A name that no other run has, made when the folder is claimed."""
+        return self._identity_file.read_text().strip()
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether it is a run's."""
+        return self._identity_file.exists()
+
+    @property
+    def _identity_file(self) -> Path:
+        return self.path / "identity"
+
+    @property
     def accepted_changes(self) -> Path:
         return self.path / "accepted-changes.jsonl"
 
@@ -118,6 +144,8 @@ class RunFolder:
             for one in differences:
                 self.record_change(one)
             self._write(self.configuration, dump(config))
+            if not self.is_claimed:
+                self._write(self._identity_file, uuid.uuid4().hex)
             if config.data.tokenizer != self.tokenizer:
                 self.tokenizer.write_bytes(_as_tokenizer_json(config.data.tokenizer))
         except OSError as error:
