@@ -3,6 +3,7 @@
 Times are seconds of the machine's monotonic clock, which is one for all its processes.
 """
 
+import math
 import mmap
 import os
 import struct
@@ -71,6 +72,7 @@ class Heart:
         finally:
             self._ended.set()
             thread.join()
+            self._write(is_last=True)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -98,13 +100,14 @@ class Heart:
         while not self._ended.wait(BEAT_SECONDS):
             self._write()
 
-    def _write(self) -> None:
+    def _write(self, *, is_last: bool = False) -> None:
         if self._memory is None:
             return
         with self._writing:
             longest = self._longest.get(self._phase, 0.0)
             counts = (self._rank, os.getpid(), self._first_step, self._step, self._num_phases)
-            seconds = (self._began, longest, time.monotonic())
+            # A rank that has left its steps is never late: what it tears down takes as long as it takes.
+            seconds = (math.inf, longest, math.inf) if is_last else (self._began, longest, time.monotonic())
             self._memory[: _LAYOUT.size] = _LAYOUT.pack(*counts, *seconds, self._phase.encode()[:24])
 
 

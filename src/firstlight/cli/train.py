@@ -53,7 +53,7 @@ def train(
                 "--nproc-per-node was given to a process that a launcher has started already; leave it out"
             )
         if nproc_per_node is not None and nproc_per_node > 1:
-            sys.exit(_launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
+            sys.exit(launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
         loaded.require_rules(world_size=world.size)
         sys.exit(_run(loaded, world, accept_change or []))
 
@@ -66,7 +66,7 @@ def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[
     return arguments
 
 
-def _launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
+def launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
     """Check here, so that what is wrong is said once; then start the ranks."""
     from firstlight.launch.ledger import Ledger
     from firstlight.launch.local import launch_local

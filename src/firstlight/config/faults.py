@@ -1,6 +1,6 @@
 """A fault that is planted on purpose: what happens, to whom, and when."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from firstlight.config.section import Count, NotNegative, Section
 FaultKind = Literal[
     "kill", "stop", "segfault", "hold_interpreter", "raise", "hang", "slow", "not_finite", "spike", "flip_bit"
 ]
+
+KINDS: tuple[str, ...] = get_args(FaultKind)
 
 
 class PlantedFault(Section):

@@ -2,22 +2,20 @@
 
 import hashlib
 import json
-import platform
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from firstlight import __version__
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
 from firstlight.checkpoint.files import replace_durably
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
 from firstlight.data.tokenizer import OTHER_LIBRARIES, load_tokenizer, tokenizer_file
+from firstlight.train.start_checks import versions
 
 _FREE_SECTIONS = ("parallelism", "recompute", "offload", "checkpoint", "resilience", "monitor")
 """Sections that may change when a run goes on: they say how it is computed and watched, not what."""
@@ -35,9 +33,6 @@ _FREE_KEYS = (
     "training.deterministic",
 )
 """Likewise; the training data is held to its fingerprint in the checkpoint, wherever its files lie."""
-
-_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
-
 
 TOKENIZER, DATA = "tokenizer", "data"
 """Names of changes that no key of the configuration shows: contents, by their SHA-256."""
@@ -181,9 +176,7 @@ class RunFolder:
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`: what the run is made of, and the versions that it runs on."""
-        versions = {"firstlight": __version__, "python": platform.python_version()}
-        versions |= {package: version(package) for package in _PACKAGES}
-        text = json.dumps({**facts, "versions": versions}, indent=1)
+        text = json.dumps({**facts, "versions": versions()}, indent=1)
         self._write(self.facts, text)
 
 

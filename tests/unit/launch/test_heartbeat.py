@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 from firstlight.base.heartbeat import BEAT_SECONDS, Heart, read_beats
+from firstlight.config.training import ResilienceConfig
+from firstlight.resilience.watchdog import find_stuck
 
 
 def test_a_rank_says_where_it_is(tmp_path: Path) -> None:
@@ -35,7 +37,9 @@ def test_the_last_sign_stays_for_the_launcher(tmp_path: Path) -> None:
     heart = Heart(tmp_path, rank=0)
     with heart.beating(step=4):
         heart.stepped(5)
-    assert [beat.step for beat in read_beats(tmp_path)] == [5]
+    (last,) = read_beats(tmp_path)
+    assert last.step == 5
+    assert find_stuck([last], time.monotonic() + 10**6, ResilienceConfig()) is None
 
 
 def test_nobody_listens_to_a_rank_without_a_launcher() -> None:
