@@ -74,12 +74,14 @@ class Checkpointer:
         after_save: Sequence[AfterSave] = (),
     ) -> None:
         self._folder = folder
+        self._places = [folder]
         self._config = config
         self._peers = peers
         self._configuration = dict(configuration)
         self._role = role or Role(writes_whole_tensors=peers.rank == 0)
         self._clock = clock
-        disk, self._key = disk or LocalDisk(), read_key(config.key_file)
+        self._disk = disk = disk or LocalDisk()
+        self._key = read_key(config.key_file)
         self._writer = CheckpointWriter(folder, rank=peers.rank, num_ranks=peers.size, disk=disk, key=self._key)
         self._retention = Retention(folder, config, disk, self._key)
         self._after_save = tuple(after_save)
@@ -90,6 +92,10 @@ class Checkpointer:
         self._failure: FirstlightError | None = None
         self._is_last_lost = False
         self._interval = SaveInterval(config, clock)
+
+    def look_first_in(self, snapshots: Path) -> None:
+        """Restore from this folder too, and of one step rather from there."""
+        self._places = [snapshots, self._folder]
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` is to be saved."""
@@ -141,6 +147,11 @@ class Checkpointer:
         self._settle()
         if self._is_last_lost or self._after_save:
             together(self._peers, self._raise_failure)
+
+    def remove(self) -> None:
+        """Remove all that was saved, for the first rank alone, when nothing is in flight."""
+        if self._folder.exists():
+            self._disk.remove(self._folder)
 
     def _raise_failure(self) -> None:
         if self._is_last_lost and self._failure is not None:
@@ -212,15 +223,19 @@ class Checkpointer:
         """Fill `state` from the newest checkpoint that loads on all ranks; its step, or None when there is none.
 
         A candidate that does not load is named with the reason, and the one before it is tried. Raises
-        NoCheckpointError when there are candidates and none loads: a run never starts from zero over them.
+        NoCheckpointError when there are candidates and none loads: a run never starts from zero over them. What comes
+        from a snapshot in memory is saved on the disk at once.
         """
         found = self._agreed_candidates()
         for folder in found:
             manifest = load(folder, state.tensors(), self._peers, self._key)
             if manifest is not None:
                 state.load_state_dict(manifest.state)
-                self._known_step = manifest.step
-                self._retention.restored(manifest)
+                if folder.parent == self._folder:
+                    self._known_step = manifest.step
+                    self._retention.restored(manifest)
+                else:
+                    self.save(state)
                 return manifest.step
         if found:
             raise NoCheckpointError(
@@ -230,11 +245,18 @@ class Checkpointer:
         return None
 
     def _agreed_candidates(self) -> list[Path]:
-        """The candidates that the first rank sees: a shared file system may show them to another rank later."""
-        mine = candidates(self._folder) if self._peers.rank == 0 else []
+        """The candidates that the first rank sees: a shared file system may show them to another rank later.
+
+        Newest first; of one step, that in memory before that on the disk.
+        """
+        mine = [(step_of(one), place) for place, folder in enumerate(self._places) for one in candidates(folder)]
+        mine = sorted(mine, key=lambda one: (-one[0], one[1])) if self._peers.rank == 0 else []
         (count,) = self._peers.sum([float(len(mine))])
-        steps = [float(step_of(folder)) for folder in mine] or [0.0] * int(count)
-        return [self._folder / step_folder(int(step)) for step in self._peers.sum(steps)] if count else []
+        if not count:
+            return []
+        flat = self._peers.sum([float(number) for one in mine for number in one] or [0.0] * (2 * int(count)))
+        found = zip(flat[0::2], flat[1::2], strict=True)
+        return [self._places[int(place)] / step_folder(int(step)) for step, place in found]
 
 
 def _end_when_fenced_off(failure: FirstlightError | None) -> None:

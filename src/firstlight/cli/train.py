@@ -13,7 +13,7 @@ from firstlight.base.world import World, leave_exit_code
 from firstlight.cli.config import ConfigFile, Overrides, check_files
 from firstlight.cli.model import read_model
 from firstlight.config.load import Loaded, load
-from firstlight.launch.parent import die_with
+from firstlight.launch.parent import die_with, write_stacks_when_asked
 
 if TYPE_CHECKING:
     from firstlight.train.loop import Outcome
@@ -45,6 +45,7 @@ def train(
     log.set_up(rank=world.rank)
     if world.launcher_pid is not None:
         die_with(world.launcher_pid)
+        write_stacks_when_asked(world)
     with failures_reported(world, logs=None):
         loaded = load(config, overrides or (), read_model)
         if nproc_per_node is not None and world.size > 1:
@@ -52,7 +53,7 @@ def train(
                 "--nproc-per-node was given to a process that a launcher has started already; leave it out"
             )
         if nproc_per_node is not None and nproc_per_node > 1:
-            sys.exit(_launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
+            sys.exit(launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
         loaded.require_rules(world_size=world.size)
         sys.exit(_run(loaded, world, accept_change or []))
 
@@ -65,13 +66,20 @@ def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[
     return arguments
 
 
-def _launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
+def launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
     """Check here, so that what is wrong is said once; then start the ranks."""
+    from firstlight.launch.ledger import Ledger
     from firstlight.launch.local import launch_local
+    from firstlight.launch.supervisor import Supervisor
+    from firstlight.train.last_state import last_state_saver
 
     loaded.require_rules(world_size=num_processes)
     check_files(loaded.config)
-    return launch_local(arguments, num_processes=num_processes)
+    folder = loaded.config.training.output_folder
+    supervisor = Supervisor(
+        config=loaded.config.resilience, ledger=Ledger(folder), save_last_state=last_state_saver(loaded.config)
+    )
+    return launch_local(arguments, num_processes=num_processes, supervisor=supervisor)
 
 
 def _run(loaded: Loaded, world: World, accepted: list[str]) -> int:

@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, model_validator
 
 from firstlight.config.context import Context, RingContext
+from firstlight.config.faults import PlantedFault
 from firstlight.config.pipeline import PipelineConfig
 from firstlight.config.schedule import Steps
 from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
@@ -68,6 +69,8 @@ class TrainingConfig(Section):
     """Steps between evaluations on the held-out sets; 0: only after the last step."""
     evaluate_samples: Count = 256
     """At most this many sequences of each held-out set."""
+    stop_at_step: Steps = 0
+    """Save and leave with exit code 75 after this step, as at a request to stop; 0: go on to the last."""
     output_folder: AbsolutePath
 
 
@@ -101,12 +104,28 @@ class CheckpointConfig(Section):
 
 
 class ResilienceConfig(Section):
-    """What happens when numbers go wrong."""
+    """What happens when numbers, processes or machines go wrong."""
 
     on_not_finite: Literal["skip", "stop"] = "skip"
     """A step whose gradient norm is not finite leaves the weights as they are; then go on (skip) or end the run."""
     max_skipped_steps: Count = 10
     """Consecutive skipped steps after which the run ends."""
+    snapshot_every_steps: Steps = 0
+    """Keep the state in the machine's memory (/dev/shm) after multiples of this. Two copies outlive their process, and
+    a restart takes the newest before it looks on the disk; 0: none. For runs on one machine."""
+    max_restarts: Steps = 10
+    """How often `--nproc-per-node` starts the ranks again after one has failed; 0: a failure ends the run."""
+    same_failure_limit: Count = 3
+    """A failure of the same kind, rank and step ends the run when it comes for the so manieth time."""
+    frozen_after_seconds: Positive = 8
+    """A process that has given no sign of life for so long is ended, and the ranks start again."""
+    hung_after_seconds: Positive = 10
+    """A phase of a step that lasts so long, and five times as long as it ever did, hangs: the rank that is behind is
+    named and ended, and the ranks start again."""
+    first_phase_seconds: Positive = 1800
+    """The same for phases that have not ended once: the first step compiles, reads and waits."""
+    inject: tuple[PlantedFault, ...] = ()
+    """Faults to rehearse. Each happens once in a run."""
 
 
 class MonitorConfig(Section):

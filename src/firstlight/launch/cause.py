@@ -15,6 +15,9 @@ class Cause:
 
     message: str
     exit_code: int
+    kind: str = ""
+    """A signal's name, an exception's class; what makes two causes alike."""
+    rank: int = 0
 
 
 def first_cause(failures: Sequence[Failure], exit_codes: Mapping[int, int]) -> Cause | None:
@@ -25,16 +28,22 @@ def first_cause(failures: Sequence[Failure], exit_codes: Mapping[int, int]) -> C
     """
     own = [failure for failure in failures if not failure.is_consequence]
     if own:
-        return Cause(message=own[0].message(), exit_code=own[0].exit_code)
+        return _recorded(own[0])
     recorded = {failure.rank for failure in failures}
     killed = {rank: -code for rank, code in exit_codes.items() if code < 0 and rank not in recorded}
     if killed:
         rank, number = next(iter(killed.items()))
-        return Cause(message=_killed(rank, number), exit_code=FirstlightError.exit_code)
-    return Cause(message=failures[0].message(), exit_code=failures[0].exit_code) if failures else None
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        message, code = _killed(rank, number, name), FirstlightError.exit_code
+        return Cause(message=message, exit_code=code, kind=name, rank=rank)
+    return _recorded(failures[0]) if failures else None
 
 
-def _killed(rank: int, number: int) -> str:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+def _recorded(failure: Failure) -> Cause:
+    kind = failure.what.partition(":")[0] if failure.frames else "error"
+    return Cause(message=failure.message(), exit_code=failure.exit_code, kind=kind, rank=failure.rank)
+
+
+def _killed(rank: int, number: int, name: str) -> str:
     hint = "; the kernel does so when memory is short (see dmesg)" if number == signal.SIGKILL else ""
     return f"error: rank {rank} on host {socket.gethostname()} was ended by {name}{hint}"

@@ -7,8 +7,10 @@ interface and unpickle what it is sent; gloo is bound to the loopback interface.
 import logging
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed.elastic.rendezvous.registry as rendezvous
@@ -21,44 +23,99 @@ from firstlight.base.failure import read_failures
 from firstlight.base.log import get_logger
 from firstlight.base.world import available_cores, read_exit_code, set_variables, worker_environment
 from firstlight.launch.agent import Agent
-from firstlight.launch.cause import first_cause
+from firstlight.launch.cause import Cause, first_cause
+from firstlight.launch.parent import read_stacks
+from firstlight.launch.supervisor import Ended, Supervisor
 
 _SHUTDOWN_SECONDS = 600
 """A rank that was asked to stop finishes its step and saves; only then is it killed."""
 
 
+_SHOWN_CALLS = 4
+
 _ENTRY = ("-m", "firstlight")
 
 
-def launch_local(arguments: Sequence[str], *, num_processes: int, entry: Sequence[str] = _ENTRY) -> int:
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    """How one start of the ranks ended: an exit code, and a failure if there was one."""
+
+    exit_code: int
+    ended: Ended | None = None
+    is_asked: bool = False
+    """Whether this process was asked to stop, so that nothing starts again."""
+
+
+def launch_local(
+    arguments: Sequence[str],
+    *,
+    num_processes: int,
+    supervisor: Supervisor | None = None,
+    entry: Sequence[str] = _ENTRY,
+) -> int:
     """Run `firstlight ARGUMENTS` in `num_processes` processes; the exit code of what failed first, or 0.
 
-    When a rank fails all others end within seconds, and its failure is said here, once. A signal to this process
-    reaches the ranks, which save and end; the exit code is then theirs. `entry` is what Python is given before the
-    arguments.
+    When a rank fails all others end within seconds, and its failure is said here, once; a `supervisor` then decides
+    whether they start again. A signal to this process reaches the ranks, which save and end; the exit code is then
+    theirs. `entry` is what Python is given before the arguments.
     """
     _silence_torchelastic()
     with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
-        store_folder = Path(folder)
-        threads = max(1, available_cores() // num_processes)
-        set_variables(worker_environment(store_folder=store_folder, threads=threads))
-        spec = _specification(store_folder, num_processes, (*entry, *arguments))
-        agent = Agent.watching(spec, store_folder, shutdown_seconds=_SHUTDOWN_SECONDS)
-        try:
-            result = agent.run()
-        except SignalException as request:
-            asked_code = read_exit_code(store_folder, default=128 + request.sigval.value)
-            return _outcome(agent, default=asked_code)
-        return _outcome(agent, default=_exit_code(agent, result)) if result.is_failed() else 0
+        for number in range(sys.maxsize):
+            # A folder of their own for each round: an old one holds the addresses of ranks that are gone.
+            store_folder = Path(folder) / f"round-{number}"
+            store_folder.mkdir()
+            done = _run(store_folder, (*entry, *arguments), num_processes, supervisor)
+            if not _starts_again(done, supervisor):
+                break
+    if supervisor is not None:
+        supervisor.ended()
+    return done.exit_code
 
 
-def _outcome(agent: Agent, *, default: int) -> int:
-    """Say what failed first, and return its exit code; `default` when no rank has left anything to say."""
+def _starts_again(done: _Round, supervisor: Supervisor | None) -> bool:
+    if done.ended is None:
+        return False
+    if supervisor is None or done.is_asked:
+        get_logger().error(done.ended.cause.message)
+        return False
+    return supervisor.starts_again(done.ended)
+
+
+def _run(store_folder: Path, command: tuple[str, ...], num_processes: int, supervisor: Supervisor | None) -> _Round:
+    threads = max(1, available_cores() // num_processes)
+    set_variables(worker_environment(store_folder=store_folder, threads=threads))
+    spec = _specification(store_folder, num_processes, command)
+    agent = Agent.watching(spec, store_folder, shutdown_seconds=_SHUTDOWN_SECONDS)
+    if supervisor is not None:
+        agent.watch = lambda: supervisor.watch(store_folder)
+    try:
+        result = agent.run()
+    except SignalException as request:
+        asked_code = read_exit_code(store_folder, default=128 + request.sigval.value)
+        return _outcome(agent, default=asked_code, is_asked=True)
+    return _outcome(agent, default=_exit_code(agent, result)) if result.is_failed() else _Round(exit_code=0)
+
+
+def _outcome(agent: Agent, *, default: int, is_asked: bool = False) -> _Round:
+    """What failed first, with its exit code; `default` when no rank has left anything to say."""
     cause = first_cause(read_failures(agent.store_folder), agent.ended_by_themselves)
+    if agent.stuck is not None:
+        stuck = agent.stuck
+        code = FirstlightError.exit_code
+        message = f"error: {stuck.what}{_where(agent.store_folder, stuck.rank)}"
+        cause = Cause(message=message, exit_code=code, kind=stuck.kind, rank=stuck.rank)
     if cause is None:
-        return default
-    get_logger().error(cause.message)
-    return cause.exit_code
+        return _Round(exit_code=default, is_asked=is_asked)
+    noticed_at = time.monotonic() if agent.noticed_at is None else agent.noticed_at
+    ended = Ended(cause=cause, noticed_at=noticed_at, store_folder=agent.store_folder)
+    return _Round(exit_code=cause.exit_code, ended=ended, is_asked=is_asked)
+
+
+def _where(store_folder: Path, rank: int) -> str:
+    """The innermost calls of a stuck rank's main thread; nothing of one that could not write them."""
+    _, _, main_thread = read_stacks(store_folder, rank).rpartition("(most recent call first):\n")
+    return "".join(f"\n{line}" for line in main_thread.splitlines()[:_SHOWN_CALLS])
 
 
 def _exit_code(agent: Agent, result: RunResult) -> int:

@@ -1,6 +1,6 @@
 """Judges every step: go on, or stop and why. Sees plain numbers only, and all ranks reach the same verdict."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from firstlight.base.errors import EXIT_PREEMPTED, FirstlightError
@@ -15,7 +15,11 @@ from firstlight.resilience.verdict import Proceed, Stop, Verdict
 class Guard:
     """Counts steps whose update was not applied, and notices requests to stop."""
 
-    def __init__(self, config: ResilienceConfig, peers: Peers) -> None:
+    def __init__(
+        self, config: ResilienceConfig, peers: Peers, asks_to_stop: Callable[[int], str | None] = lambda _step: None
+    ) -> None:
+        """`asks_to_stop`: who else wants the run to stop after a step, as the first rank sees it."""
+        self._asks_to_stop = asks_to_stop
         self._config = config
         self._peers = peers
         self._request = StopRequest()
@@ -32,9 +36,11 @@ class Guard:
         not_finite = self._judge_update(report)
         if not_finite is not None:
             return not_finite
-        if self._peers.any_true(self._request.signal_name is not None):
-            name = self._request.signal_name or "a signal to another rank"
-            return Stop(reason=f"preempted by {name}", exit_code=EXIT_PREEMPTED)
+        asked = self._request.signal_name
+        if asked is None and self._peers.rank == 0:
+            asked = self._asks_to_stop(report.step)
+        if self._peers.any_true(asked is not None):
+            return Stop(reason=f"preempted by {asked or 'a request to another rank'}", exit_code=EXIT_PREEMPTED)
         return Proceed()
 
     def state_dict(self) -> dict[str, int]:

@@ -5,12 +5,8 @@ from pathlib import Path
 
 import torch
 
+from firstlight.base.heartbeat import Heart
 from firstlight.base.log import get_logger
-from firstlight.base.peers import Peers
-from firstlight.base.world import World
-from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
-from firstlight.checkpoint.lock import FolderLock
-from firstlight.checkpoint.object_store import StoredCopies, open_store
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.schedule import Now, unscheduled
@@ -54,31 +50,16 @@ from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.resilience.guard import Guard
+from firstlight.train.checkpointers import checkpointers
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
-from firstlight.train.exports import PeriodicExport
 from firstlight.train.loop import Parts
-from firstlight.train.run_folder import DATA, Difference, RunFolder
+from firstlight.train.place import Place
+from firstlight.train.planted_faults import PlantedFaults
+from firstlight.train.run_folder import DATA
 from firstlight.train.state import TrainState
+from firstlight.train.stop_requests import stop_requests
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a run is: its ranks, this process among them, its device and its folder."""
-
-    world: World
-    peers: Peers
-    device: torch.device
-    folder: RunFolder
-    lock: FolderLock
-    accepted: frozenset[str] = frozenset()
-    """Names of changes to the run's inputs that the user accepts."""
-
-    def accept_data(self, there: str, here: str) -> None:
-        """Let changed training data pass; the first rank records it."""
-        if self.world.rank == 0:
-            self.folder.record_change(Difference(name=DATA, there=there[:16], here=here[:16]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,26 +119,16 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     torch.use_deterministic_algorithms(config.training.deterministic)
     require_memory_apart(place.device, config.offload)
     layout = Layout.of(config.parallelism, place.world.size)
-    model = build_parallel(
-        config.model,
-        layout,
-        Keeping(
-            recompute=config.recompute,
-            offloaded=config.offload.activations,
-            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
-        ),
-        stages=_stages(config, layout, place.world.rank),
-        device=place.device,
-        seed=config.training.seed,
-    )
-    if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
-        get_logger().info(f"starting from the weights in {config.model.from_hf}")
-        read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
+    model = _model(config, layout, place)
     progress = Progress()
     now = _now(config, progress)
     balancing = BiasBalancing(routers(*model.stages), now)
     engine = build_engine(config, layout, model, balancing, now)
-    guard = Guard(config.resilience, place.peers)
+    guard = Guard(
+        config.resilience,
+        place.peers,
+        stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step),
+    )
     around = Surroundings(
         learning_rate=number_at(learning_rate_of(config), span_of(config)),
         sum_over_ranks=sum_over_ranks,
@@ -178,15 +149,17 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         total_steps=config.training.steps,
         accept_data=place.accept_data if DATA in place.accepted else None,
     )
+    kept = checkpointers(config, place, layout)
     parts = Parts(
         engine=engine,
-        checkpointer=Checkpointer(
-            place.folder.checkpoints,
-            config.checkpoint,
-            place.peers,
-            configuration=config.model_dump(mode="json"),
-            role=Role(writes_whole_tensors=layout.is_first_of_stage(place.world.rank), is_ours=place.lock.is_held),
-            after_save=_after_save(config, place),
+        checkpointer=kept.on_disk,
+        snapshots=kept.in_memory,
+        heart=Heart(place.world.store_folder, rank=place.world.rank),
+        faults=PlantedFaults(
+            config.resilience.inject,
+            list(parameter_names(*model.stages).values()),
+            rank=place.world.rank,
+            marks=place.folder.planted_faults,
         ),
         guard=guard,
         recorder=_recorder(config, place),
@@ -195,14 +168,24 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     return parts, state
 
 
-def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
-    """What is done with every published checkpoint."""
-    acts: list[AfterSave] = []
-    if config.checkpoint.copy_to is not None:
-        acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
-    if config.checkpoint.export_every_steps:
-        acts.append(PeriodicExport(config, place.folder))
-    return acts
+def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
+    """This rank's part of the model, with the weights that the run starts from."""
+    model = build_parallel(
+        config.model,
+        layout,
+        Keeping(
+            recompute=config.recompute,
+            offloaded=config.offload.activations,
+            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
+        ),
+        stages=_stages(config, layout, place.world.rank),
+        device=place.device,
+        seed=config.training.seed,
+    )
+    if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
+        get_logger().info(f"starting from the weights in {config.model.from_hf}")
+        read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
+    return model
 
 
 def build_engine(

@@ -2,21 +2,20 @@
 
 import hashlib
 import json
-import platform
 import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from firstlight import __version__
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
 from firstlight.checkpoint.files import replace_durably
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
 from firstlight.data.tokenizer import OTHER_LIBRARIES, load_tokenizer, tokenizer_file
+from firstlight.train.start_checks import versions
 
 _FREE_SECTIONS = ("parallelism", "recompute", "offload", "checkpoint", "resilience", "monitor")
 """Sections that may change when a run goes on: they say how it is computed and watched, not what."""
@@ -30,12 +29,10 @@ _FREE_KEYS = (
     "training.evaluate_every_steps",
     "training.evaluate_samples",
     "training.output_folder",
+    "training.stop_at_step",
     "training.deterministic",
 )
 """Likewise; the training data is held to its fingerprint in the checkpoint, wherever its files lie."""
-
-_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
-
 
 TOKENIZER, DATA = "tokenizer", "data"
 """Names of changes that no key of the configuration shows: contents, by their SHA-256."""
@@ -89,6 +86,30 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def stop_request(self) -> Path:
+        """A file that asks the run to save and stop, however it came there."""
+        return self.path / "stop"
+
+    @property
+    def planted_faults(self) -> Path:
+        """Marks of the faults that have happened, so that each happens once."""
+        return self.path / "planted-faults"
+
+    @property
+    def identity(self) -> str:
+        """A name that no other run has, made when the folder is claimed."""
+        return self._identity_file.read_text().strip()
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether it is a run's."""
+        return self._identity_file.exists()
+
+    @property
+    def _identity_file(self) -> Path:
+        return self.path / "identity"
+
+    @property
     def accepted_changes(self) -> Path:
         return self.path / "accepted-changes.jsonl"
 
@@ -118,6 +139,8 @@ class RunFolder:
             for one in differences:
                 self.record_change(one)
             self._write(self.configuration, dump(config))
+            if not self.is_claimed:
+                self._write(self._identity_file, uuid.uuid4().hex)
             if config.data.tokenizer != self.tokenizer:
                 self.tokenizer.write_bytes(_as_tokenizer_json(config.data.tokenizer))
         except OSError as error:
@@ -153,9 +176,7 @@ class RunFolder:
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`: what the run is made of, and the versions that it runs on."""
-        versions = {"firstlight": __version__, "python": platform.python_version()}
-        versions |= {package: version(package) for package in _PACKAGES}
-        text = json.dumps({**facts, "versions": versions}, indent=1)
+        text = json.dumps({**facts, "versions": versions()}, indent=1)
         self._write(self.facts, text)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from contextlib import closing
 
+from firstlight.base.errors import EXIT_PREEMPTED
 from firstlight.base.failure import failures_reported
 from firstlight.base.log import get_logger
 from firstlight.base.peers import together
@@ -15,9 +16,12 @@ from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
-from firstlight.train.assemble import Place, assemble, open_inputs, run_facts
+from firstlight.resilience.agreement import require_same
+from firstlight.train.assemble import assemble, open_inputs, run_facts
 from firstlight.train.loop import Outcome, run
+from firstlight.train.place import Place
 from firstlight.train.run_folder import RunFolder
+from firstlight.train.start_checks import what_ranks_share
 
 
 def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Outcome:
@@ -42,11 +46,16 @@ def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Ou
 def _train_together(config: RunConfig, place: Place) -> Outcome:
     """A function of its own, so that model and optimizer are gone before the ranks part."""
     inputs = together(place.peers, lambda: open_inputs(config))
+    facts = what_ranks_share(config, inputs.train_fingerprint)
+    together(place.peers, lambda: require_same(place.peers, facts))
     together(place.peers, lambda: _claim(place, config))
     _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
-        return run(parts, state)
+        outcome = run(parts, state)
+    if place.world.rank == 0 and outcome.exit_code in (0, EXIT_PREEMPTED) and parts.snapshots is not None:
+        parts.snapshots.remove()  # the disk has the last state
+    return outcome
 
 
 def _show_layout(config: RunConfig, place: Place) -> None:

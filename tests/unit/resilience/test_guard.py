@@ -88,7 +88,7 @@ def test_a_request_to_stop_ends_the_run_after_the_step(number: signal.Signals) -
 
 def test_a_request_to_another_rank_ends_this_one_too() -> None:
     peers = ToldPeers(others_say=True)
-    assert guard(peers=peers).judge(report()) == Stop(reason="preempted by a signal to another rank", exit_code=75)
+    assert guard(peers=peers).judge(report()) == Stop(reason="preempted by a request to another rank", exit_code=75)
     assert peers.asked == ["any_true"]
 
 
@@ -111,3 +111,9 @@ def test_a_skipped_step_with_a_request_is_preempted() -> None:
     verdict = guard(peers=ToldPeers(others_say=True)).judge(skipped())
     assert isinstance(verdict, Stop)
     assert verdict.exit_code == 75
+
+
+def test_who_else_may_ask_to_stop() -> None:
+    one = Guard(ResilienceConfig(), Alone(), lambda step: "training.stop_at_step" if step == 8 else None)
+    assert one.judge(report(7)) == Proceed()
+    assert one.judge(report(8)) == Stop(reason="preempted by training.stop_at_step", exit_code=75)

@@ -59,7 +59,7 @@ def test_a_new_folder_is_made_and_holds_the_run(tmp_path: Path, folder: RunFolde
     folder.claim(config(tmp_path))
     assert open_run(folder.path) == (folder, config(tmp_path))
     assert folder.tokenizer.read_text() == "{}"
-    assert {path.name for path in folder.path.iterdir()} == {"config.yaml", "tokenizer.json"}
+    assert {path.name for path in folder.path.iterdir()} == {"config.yaml", "tokenizer.json", "identity"}
 
 
 def test_an_empty_folder_may_be_claimed(tmp_path: Path, folder: RunFolder) -> None:

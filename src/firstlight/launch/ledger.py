@@ -1,0 +1,104 @@
+"""What went wrong in a run and what it cost: lines in the run's folder as it happens, and a table at the end."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+EVENTS_FILE = "faults.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A failure and what was done about it. Seconds count from when it was noticed."""
+
+    time: float
+    """Unix time, seconds."""
+    round: int
+    """Starts of the ranks before it."""
+    kind: str
+    rank: int
+    step: int
+    """The step that was under way."""
+    cause: str
+    action: str
+    """"restart" or "stop"."""
+    steps_lost: int | None = None
+    """Steps that were done before it and were done again; None while the ranks have not come so far."""
+    seconds_lost: float | None = None
+    """Until the run had come as far as before."""
+
+
+class Ledger:
+    """Appends to the `faults.jsonl` of a run's folder. A folder that is not there, or a full disk, loses lines only."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = folder / EVENTS_FILE
+        self._clock = clock
+        self._began = clock()
+        self.faults: list[Fault] = []
+        self._open: tuple[Fault, float] | None = None
+
+    def failed(self, fault: Fault, noticed_at: float) -> None:
+        """Write down a failure that was noticed at that time of the clock."""
+        if self._open is not None:  # it came before the last one was made up for
+            self.faults.append(self._open[0])
+        self._open = (fault, noticed_at)
+        self._append({"event": "fault", **asdict(fault)})
+        if fault.action != "restart":
+            self.faults.append(fault)
+            self._open = None
+
+    def went_on(self, *, first_step: int, step: int) -> None:
+        """The ranks began after `first_step` and have done `step`: once they are as far, the failure is made up for."""
+        if self._open is None:
+            return
+        fault, noticed_at = self._open
+        if fault.steps_lost is None:
+            fault = replace(fault, steps_lost=max(fault.step - 1 - first_step, 0))
+            self._open = (fault, noticed_at)
+        if step >= fault.step:
+            self._open = None
+            fault = replace(fault, seconds_lost=self._clock() - noticed_at)
+            self.faults.append(fault)
+            self._append({"event": "recovered", "time": time.time(), **_costs(fault)})
+
+    def summary(self) -> str:
+        """A table of all faults, and the share of time that was not lost; empty when there were none."""
+        faults = [*self.faults, *([] if self._open is None else [self._open[0]])]
+        if not faults:
+            return ""
+        elapsed = self._clock() - self._began
+        lost = sum(fault.seconds_lost or 0.0 for fault in faults)
+        lines = ["fault         rank   step  steps lost  seconds lost  then"]
+        lines += [
+            f"{fault.kind:<12} {fault.rank:>5} {fault.step:>6} {_count(fault.steps_lost):>11} "
+            f"{_seconds(fault.seconds_lost):>13}  {fault.action}"
+            for fault in faults
+        ]
+        lines.append(
+            f"{len(faults)} fault(s) in {elapsed:,.0f} s, one every {elapsed / len(faults):,.0f} s; "
+            f"effective training time {100 * (1 - lost / elapsed):.1f} %"
+        )
+        return "\n".join(lines)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError:
+            return
+
+
+def _costs(fault: Fault) -> dict[str, Any]:
+    return {name: getattr(fault, name) for name in ("kind", "rank", "step", "steps_lost", "seconds_lost")}
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,75 @@
+"""What keeps a run's state: on the disk, and in memory where that is asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstlight.base.errors import InputError
+from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
+from firstlight.checkpoint.memory import MemoryDisk, snapshot_folder
+from firstlight.checkpoint.object_store import StoredCopies, open_store
+from firstlight.config.schema import RunConfig
+from firstlight.config.training import CheckpointConfig
+from firstlight.layout.mesh import Layout
+from firstlight.train.exports import PeriodicExport
+from firstlight.train.place import Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpointers:
+    """Both kinds; without snapshots there is none in memory."""
+
+    on_disk: Checkpointer
+    in_memory: Checkpointer | None
+
+
+def checkpointers(config: RunConfig, place: Place, layout: Layout) -> Checkpointers:
+    """Those of this rank. Raises InputError where there is no memory for snapshots."""
+    role = Role(writes_whole_tensors=layout.is_first_of_stage(place.world.rank), is_ours=place.lock.is_held)
+    on_disk = Checkpointer(
+        place.folder.checkpoints,
+        config.checkpoint,
+        place.peers,
+        configuration=config.model_dump(mode="json"),
+        role=role,
+        after_save=_after_save(config, place),
+    )
+    memory = _memory(config, place)
+    if memory is None:
+        return Checkpointers(on_disk=on_disk, in_memory=None)
+    on_disk.look_first_in(memory)
+    return Checkpointers(on_disk=on_disk, in_memory=_snapshots(config, place, memory, role))
+
+
+def _memory(config: RunConfig, place: Place) -> Path | None:
+    """Where snapshots are, if the run takes any."""
+    if config.resilience.snapshot_every_steps == 0:
+        return None
+    if place.world.local_size < place.world.size:
+        raise InputError(
+            f"resilience.snapshot_every_steps = {config.resilience.snapshot_every_steps} is for runs on one machine; "
+            f"this one has {place.world.local_size} of {place.world.size} ranks here; use 0"
+        )
+    return snapshot_folder(place.folder.identity, place.folder.path)
+
+
+def _snapshots(config: RunConfig, place: Place, memory: Path, role: Role) -> Checkpointer:
+    """Two copies, of which one is whole while the other is written; not in the background, so that none lags."""
+    often = CheckpointConfig(
+        save_every_steps=config.resilience.snapshot_every_steps,
+        keep_last=2,
+        asynchronous=False,
+        key_file=config.checkpoint.key_file,
+    )
+    return Checkpointer(
+        memory, often, place.peers, configuration=config.model_dump(mode="json"), role=role, disk=MemoryDisk()
+    )
+
+
+def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
+    """What is done with every published checkpoint."""
+    acts: list[AfterSave] = []
+    if config.checkpoint.copy_to is not None:
+        acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
+    if config.checkpoint.export_every_steps:
+        acts.append(PeriodicExport(config, place.folder))
+    return acts

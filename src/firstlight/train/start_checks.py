@@ -1,0 +1,39 @@
+"""What is looked at once, before anything is built: whether all ranks run the same program on the same input."""
+
+import hashlib
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import firstlight
+from firstlight.config.load import dump
+from firstlight.config.schema import RunConfig
+
+PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Of the program and of what it computes with."""
+    named = {"firstlight": firstlight.__version__, "python": platform.python_version()}
+    return named | {package: version(package) for package in PACKAGES}
+
+
+def what_ranks_share(config: RunConfig, data_fingerprint: str) -> dict[str, str]:
+    """Texts by name that are to be the same on all ranks."""
+    return {
+        "the configuration": dump(config),
+        "the training data": data_fingerprint,
+        "the versions of Python or its packages": str(versions()),
+        "the code of firstlight": _digest_of_code(),
+    }
+
+
+@cache
+def _digest_of_code() -> str:
+    """Over all source files of the package, which takes some 20 ms."""
+    digest = hashlib.sha256()
+    root = Path(firstlight.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

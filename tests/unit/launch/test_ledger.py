@@ -1,0 +1,51 @@
+"""What faults are said to have cost."""
+
+import json
+from pathlib import Path
+
+from firstlight.launch.ledger import EVENTS_FILE, Fault, Ledger
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def fault(step: int, action: str = "restart") -> Fault:
+    return Fault(time=1.0, round=0, kind="SIGKILL", rank=1, step=step, cause="rank 1 was ended", action=action)
+
+
+def test_a_fault_costs_the_time_until_the_run_is_as_far_again(tmp_path: Path) -> None:
+    clock = Clock()
+    ledger = Ledger(tmp_path, clock)
+    clock.now = 50.0
+    ledger.failed(fault(10), noticed_at=50.0)
+    clock.now = 58.0
+    ledger.went_on(first_step=8, step=9)
+    assert ledger.faults == []
+    clock.now = 60.0
+    ledger.went_on(first_step=8, step=10)
+    (made_up,) = ledger.faults
+    assert (made_up.steps_lost, made_up.seconds_lost) == (1, 10.0)
+    clock.now = 100.0
+    assert "effective training time 90.0 %" in ledger.summary()
+    lines = [json.loads(line) for line in (tmp_path / EVENTS_FILE).read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["fault", "recovered"]
+
+
+def test_a_fault_before_the_last_one_is_made_up_for_keeps_its_line(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, Clock())
+    ledger.failed(fault(10), noticed_at=0.0)
+    ledger.failed(fault(10, action="stop"), noticed_at=0.0)
+    assert [one.action for one in ledger.faults] == ["restart", "stop"]
+
+
+def test_without_faults_there_is_no_table(tmp_path: Path) -> None:
+    assert Ledger(tmp_path, Clock()).summary() == ""
+
+
+def test_a_folder_that_is_not_there_loses_lines_only(tmp_path: Path) -> None:
+    Ledger(tmp_path / "none", Clock()).failed(fault(1), noticed_at=0.0)
