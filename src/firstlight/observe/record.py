@@ -11,7 +11,9 @@ A step's record (means are per step, over the steps since the last record):
     mfu                         0 to 1; model FLOPs per second over the peak of all ranks; absent when that is unknown
     memory_bytes                what the assembler's measure says, at this step
     eta_seconds                 steps left at the present step_seconds, without evaluations and checkpoints to come
+    grad_norm_limit             above which this step would have been skipped; absent while nothing is
     skipped_steps               steps since the last record that left the weights as they were
+    attention_logits/max        the largest of all layers and heads in this step; absent unless it is measured
     expert_load/max_vio         max load / mean load - 1, the largest of all layers; absent without experts
     elapsed_seconds             since this process opened the recorder, everything included
     time                        unix time, seconds
@@ -35,6 +37,7 @@ PAUSES = ("evaluate", "checkpoint")
 """Spans in which training stands still; they are no part of `step_seconds`."""
 
 MAX_VIO = "expert_load/max_vio"
+MAX_LOGIT = "attention_logits/max"
 EVALUATE_PREFIX = "evaluate/"
 LOSS_PREFIX = "loss/"
 TOKEN_LOSS = "loss/lm"
@@ -48,8 +51,12 @@ def loss_figures(report: StepReport) -> dict[str, float]:
     figures |= {f"{LOSS_PREFIX}{part}": value for part, value in report.loss.parts.items()}
     figures["learning_rate"] = report.learning_rate
     figures["grad_norm"] = report.update.grad_norm
+    if report.update.norm_limit is not None:
+        figures["grad_norm_limit"] = report.update.norm_limit
     if report.loss.expert_load:
         figures[MAX_VIO] = max(report.loss.expert_load.values())
+    if report.loss.attention_logits:
+        figures[MAX_LOGIT] = max(report.loss.attention_logits.values())
     return figures
 
 
