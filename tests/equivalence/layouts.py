@@ -30,6 +30,13 @@ _SINGLE: Mapping[str, ModelConfig] = {
         initializer_range=0.1,
         router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01},
     ),
+    "deepseek_z": deepseek(
+        initializer_range=0.1,
+        multi_token_prediction={},
+        z_loss=0.3,
+        logit_soft_cap=0.5,
+        router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01, "z_loss": 0.7},
+    ),
     "few_experts": deepseek(
         initializer_range=0.1,
         router={"n_group": 1, "topk_group": 1, "bias_update_rate": 0.01},
@@ -323,6 +330,9 @@ _DOUBLE: Mapping[str, Case] = {
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
     **PIPELINED,
     **_CLIPPED,
+    "deepseek_z_tp2": Case(model="deepseek_z", layout=_BOTH["tp2_ep2"]),
+    "deepseek_z_cp2": Case(model="deepseek_z", layout=_CONTEXT["cp2_all_to_all"]),
+    "deepseek_z_pp2_cp2_tp2": Case(model="deepseek_z", layout=_PIPELINE["pp2_cp2_tp2"]),
 }
 _IN_SINGLE = (
     "llama_alone",
@@ -362,6 +372,7 @@ QUICK = frozenset(
         "deepseek_pp2_dp2_ep2_zbv",
         "deepseek_pp2_tp2_ep2_dualpipe",
         "llama_clipped_tp2",
+        "deepseek_z_tp2",
         "deepseek_clipped_cp2_ring",
         "deepseek_clipped_tp2_dp2_ep2",
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class LossReport:
     """True global losses of one step, in nats per token, the same on every rank.
 
-    `parts` holds what the total is made of ("lm", "mtp", "balance"), each before its weight;
+    `parts` holds what the total is made of ("lm", "mtp", "balance", "z", "router_z"), each before its weight;
     `expert_load` holds, for each mixture-of-experts layer, max load / mean load - 1 (MaxVio), `attention_logits` the
     largest attention logit of each layer, where that is measured.
     """

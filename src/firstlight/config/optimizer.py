@@ -1,5 +1,7 @@
 """The optimizer's section: a choice of kinds, and what groups of parameters get of its rates."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -8,6 +10,8 @@ from firstlight.config.norm_limit import NormLimitChoice
 from firstlight.config.schedule import Scheduled
 from firstlight.config.section import Count, NotNegative, Positive, Section
 
+ADAMW_MOMENTS = ("exp_avg", "exp_avg_sq")
+MUON_MOMENTS = ("momentum",)
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -46,6 +50,10 @@ class OptimizerSection(Section):
     groups: tuple[ParameterGroup, ...] = ()
     moments: Literal["full", "bf16"] = "full"
     """Between updates moments are kept in the type of the parameters, or in bfloat16; updates are computed in full."""
+
+    def moments_of(self, name: str, shape: Sequence[int]) -> tuple[str, ...]:  # noqa: ARG002  # as Muon asks
+        """The names of the moments that a parameter has."""
+        return ADAMW_MOMENTS
 
     @model_validator(mode="after")
     def _clips_one_way(self) -> "OptimizerSection":
@@ -87,6 +95,19 @@ class MuonConfig(OptimizerSection):
     """AdamW's."""
     eps: Positive = 1e-8
     """AdamW's."""
+
+    def orthogonalises(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether Muon updates the parameter, or AdamW."""
+        return is_matrix(name, shape) and not any(fnmatchcase(name, pattern) for pattern in self.adamw_for)
+
+    def moments_of(self, name: str, shape: Sequence[int]) -> tuple[str, ...]:
+        """See OptimizerSection."""
+        return MUON_MOMENTS if self.orthogonalises(name, shape) else ADAMW_MOMENTS
+
+
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether it is one, or a stack; the biases of stacked experts are matrices in shape only."""
+    return len(shape) > 1 and not name.endswith("bias")
 
 
 AnyOptimizer = AdamWConfig | MuonConfig

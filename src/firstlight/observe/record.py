@@ -3,7 +3,8 @@
 A step's record (means are per step, over the steps since the last record):
 
     step, samples, tokens       consumed since the start of training
-    loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance") are before their weight
+    loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance", "z",
+                                "router_z") are before their weight
     learning_rate, grad_norm    of this step; the norm is the one before clipping
     step_seconds                mean; without the seconds spent in evaluation and checkpoints
     tokens_per_second           over the same seconds, of all ranks together

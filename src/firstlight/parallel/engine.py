@@ -86,7 +86,4 @@ class PlainEngine:
 
 def added(sums: list[LossSums]) -> LossSums:
     """The sums of micro-batches, added in fp64."""
-    lm, mtp, balance, load_me = (
-        torch.stack([part.double() for part in parts]).sum(0) for parts in zip(*sums, strict=True)
-    )
-    return LossSums(lm, mtp, balance, load_me)
+    return LossSums(*(torch.stack([part.double() for part in parts]).sum(0) for parts in zip(*sums, strict=True)))
