@@ -6,9 +6,10 @@ from pathlib import Path
 
 from firstlight.config.load import load
 from firstlight.config.model import ModelConfig
+from firstlight.config.optimizer import AdamWConfig
 from firstlight.config.pipeline import PipelineConfig, ScheduleName
 from firstlight.layout.communication import step_traffic
-from firstlight.layout.memory import largest_gathered_unit, state_of_rank, whole_between_micro_batches
+from firstlight.layout.memory import Kept, largest_gathered_unit, state_of_rank, whole_between_micro_batches
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.layout.traffic import StepShape, Traffic
@@ -94,7 +95,10 @@ def row(model: ModelConfig, arranged: Arranged) -> str:
     micro_batches = SEQUENCES // layout.data_size
     step = StepShape(sequence_length=LENGTH, micro_batch_size=1, micro_batches=micro_batches)
     places = [arranged.stages_at(place, model) for place in range(layout.pp)]
-    states = [state_of_rank(model, layout, place * layout.stage_size, here) for place, here in enumerate(places)]
+    kept = Kept(optimizer=AdamWConfig(learning_rate=1))
+    states = [
+        state_of_rank(model, layout, place * layout.stage_size, here, kept=kept) for place, here in enumerate(places)
+    ]
     traffic = [step_traffic(model, layout, step, here) for here in places]
     cells = [
         f"{layout.world_size:,}",

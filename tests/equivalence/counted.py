@@ -16,26 +16,47 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
+from firstlight.config.averages import AveragesConfig, EmaConfig, PmaConfig
 from firstlight.config.model import ModelConfig
-from firstlight.config.optimizer import AdamWConfig
+from firstlight.config.optimizer import AdamWConfig, MuonConfig
 from firstlight.config.pipeline import SPLITS_BACKWARD, GivenSplit, PipelineConfig, ScheduleName
 from firstlight.config.recompute import FullRecompute, LayerRange, NoRecompute
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
 from firstlight.layout.communication import step_traffic
-from firstlight.layout.memory import state_of_rank
+from firstlight.layout.memory import Kept, state_of_rank
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.layout.traffic import StepShape
 from firstlight.models.balancing import BiasBalancing
+from firstlight.optim.averages import Averages
 from firstlight.optim.optimizer import Optimizer, Surroundings
-from firstlight.parallel.apply import Keeping, LaidOut, build_parallel, copies_in, parameter_names, routers
+from firstlight.parallel.apply import (
+    Keeping,
+    LaidOut,
+    buffer_names,
+    build_parallel,
+    copies_in,
+    parameter_names,
+    routers,
+)
 from firstlight.parallel.group import sum_over_ranks
 from tests.equivalence.collectives import Counted
 from tests.equivalence.rank import TIMEOUT, engine_of
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, of_family
 
 LENGTH = 16
+KEPT: Mapping[str, Kept] = {
+    "adamw": Kept(optimizer=AdamWConfig(learning_rate=0.01)),
+    "adamw_bf16_ema": Kept(
+        optimizer=AdamWConfig(learning_rate=0.01, moments="bf16"), averages=AveragesConfig(ema=EmaConfig())
+    ),
+    "muon": Kept(optimizer=MuonConfig(learning_rate=0.01)),
+    "muon_for_less_bf16_both_averages": Kept(
+        optimizer=MuonConfig(learning_rate=0.01, moments="bf16", adamw_for=("*.attention.*", "embedding.*")),
+        averages=AveragesConfig(ema=EmaConfig(), pma=PmaConfig()),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +204,7 @@ def run(name: str, folder: Path, rank: int) -> None:
         is_fused=True,
         copies=copies_in(layout),
     )
-    optimizer = Optimizer(parameter_names(*model.stages), AdamWConfig(learning_rate=0.01), around)
+    optimizer = Optimizer(parameter_names(*model.stages), KEPT["adamw"].optimizer, around)
     rows = batch(layout.data_rank(rank), 2 * case.micro_batches)
     parameters = [one for stage in model.stages for one in stage.parameters()]
     for _ in range(2):
@@ -191,15 +212,23 @@ def run(name: str, folder: Path, rank: int) -> None:
             engine.forward_backward(rows)
             gradients = sum(_bytes(one.grad) for one in parameters if one.grad is not None)
             optimizer.step()
-    expected = state_of_rank(case.model, layout, rank, stages, number_bytes=case.dtype.itemsize)
-    held = {
-        "parameters": sum(_bytes(one) for one in parameters),
-        "gradients": gradients,
-        "moments": sum(_bytes(one) for one in optimizer.tensors().values()),
+    held = {"parameters": sum(_bytes(one) for one in parameters), "gradients": gradients}
+    of_kinds = {name: {**held, **_kept(kept, model, around)} for name, kept in KEPT.items()}
+    states = {
+        name: vars(state_of_rank(case.model, layout, rank, stages, kept=kept, number_bytes=case.dtype.itemsize))
+        for name, kept in KEPT.items()
     }
     found = {f"{kind} {list(ranks)}": list(total) for (kind, ranks), total in counted.totals().items()}
-    facts = {"found": found, "expected": expected_calls(case, rank), "held": held, "state": vars(expected)}
+    facts = {"found": found, "expected": expected_calls(case, rank), "held": of_kinds, "state": states}
     (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
+
+
+def _kept(kept: Kept, model: LaidOut, around: Surroundings) -> dict[str, int]:
+    """What an optimizer and averages of the parameters here hold."""
+    parameters = parameter_names(*model.stages)
+    averages = Averages(kept.averages, parameters, buffer_names(*model.stages), lambda: 0)
+    made = {"moments": Optimizer(parameters, kept.optimizer, around).tensors(), "averages": averages.tensors()}
+    return {kind: sum(_bytes(one) for one in tensors.values()) for kind, tensors in made.items()}
 
 
 def _built(case: Case, stages: list[Stage]) -> LaidOut:

@@ -30,6 +30,13 @@ _SINGLE: Mapping[str, ModelConfig] = {
         initializer_range=0.1,
         router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01},
     ),
+    "deepseek_z": deepseek(
+        initializer_range=0.1,
+        multi_token_prediction={},
+        z_loss=0.3,
+        logit_soft_cap=0.5,
+        router={"sequence_balance_loss": 0.5, "bias_update_rate": 0.01, "z_loss": 0.7},
+    ),
     "few_experts": deepseek(
         initializer_range=0.1,
         router={"n_group": 1, "topk_group": 1, "bias_update_rate": 0.01},
@@ -45,7 +52,14 @@ _SINGLE: Mapping[str, ModelConfig] = {
 PACKED: Mapping[str, str] = {model: f"{model}_packed" for model in ("llama", "deepseek", "gpt_oss")}
 """The names under which models read rows of several documents."""
 
-MODELS: Mapping[str, ModelConfig] = {**_SINGLE, **{packed: _SINGLE[model] for model, packed in PACKED.items()}}
+CLIPPED: Mapping[str, float] = {"deepseek_clipped": 0.2, "llama_clipped": 0.35}
+"""The names under which models have their attention logits clipped at about the median of their heads' largest."""
+
+MODELS: Mapping[str, ModelConfig] = {
+    **_SINGLE,
+    **{packed: _SINGLE[model] for model, packed in PACKED.items()},
+    **{clipped: _SINGLE[clipped.removesuffix("_clipped")] for clipped in CLIPPED},
+}
 STAGES: tuple[Sharded, ...] = get_args(Sharded)
 SINGLE = "_fp32"
 """The end of the names of cases in fp32."""
@@ -247,6 +261,25 @@ def _has_experts(family: str) -> bool:
     return MODELS[family].feed_forward.kind == "moe"
 
 
+_CLIPPED: Mapping[str, Case] = {
+    "llama_clipped_tp2": Case(model="llama_clipped", layout=_TENSOR["tp2"]),
+    "llama_clipped_cp2_ring": Case(model="llama_clipped", layout=_CONTEXT["cp2_ring"], recompute=FullRecompute()),
+    "llama_clipped_cp2_all_to_all": Case(model="llama_clipped", layout=_CONTEXT["cp2_all_to_all"]),
+    "deepseek_clipped_cp2_ring": Case(model="deepseek_clipped", layout=_CONTEXT["cp2_ring"]),
+    "deepseek_clipped_dp2": Case(
+        model="deepseek_clipped", layout=Layout(dp_shard=2, sharded="optimizer"), recompute=SelectiveRecompute()
+    ),
+    "deepseek_clipped_tp2_dp2_ep2": Case(
+        model="deepseek_clipped", layout=_BOTH["tp2_dp2_ep2"], recompute=SelectiveRecompute(kept=("products",))
+    ),
+    "deepseek_clipped_pp2": Case(
+        model="deepseek_clipped", layout=_PIPELINE["pp2"], pipeline=PipelineConfig(schedule="zbv_zero_bubble")
+    ),
+    "deepseek_clipped_pp2_cp2": Case(model="deepseek_clipped", layout=_PIPELINE["pp2_cp2"]),
+    "deepseek_clipped_pp2_cp2_tp2": Case(model="deepseek_clipped", layout=_PIPELINE["pp2_cp2_tp2"]),
+}
+"""The largest logit of a head lies on one rank, in one micro-batch, and every rank clips by it."""
+
 _DOUBLE: Mapping[str, Case] = {
     **{f"{model}_alone": Case(model=model, layout=Layout()) for model in MODELS},
     **{f"deepseek_{name}": Case(model="deepseek", layout=layout) for name, layout in _EXPERT.items()},
@@ -296,6 +329,10 @@ _DOUBLE: Mapping[str, Case] = {
     },
     "gpt_oss_ep2": Case(model="gpt_oss", layout=_EXPERT["ep2"]),
     **PIPELINED,
+    **_CLIPPED,
+    "deepseek_z_tp2": Case(model="deepseek_z", layout=_BOTH["tp2_ep2"]),
+    "deepseek_z_cp2": Case(model="deepseek_z", layout=_CONTEXT["cp2_all_to_all"]),
+    "deepseek_z_pp2_cp2_tp2": Case(model="deepseek_z", layout=_PIPELINE["pp2_cp2_tp2"]),
 }
 _IN_SINGLE = (
     "llama_alone",
@@ -334,6 +371,10 @@ QUICK = frozenset(
         "deepseek_pp2_cp2",
         "deepseek_pp2_dp2_ep2_zbv",
         "deepseek_pp2_tp2_ep2_dualpipe",
+        "llama_clipped_tp2",
+        "deepseek_z_tp2",
+        "deepseek_clipped_cp2_ring",
+        "deepseek_clipped_tp2_dp2_ep2",
     }
 )
 """What every run of the tests compares: each axis, each way of cutting sequences, the schedules that differ most, pairs

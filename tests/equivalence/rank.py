@@ -6,6 +6,7 @@ Run as `python -m tests.equivalence.rank FOLDER RANK WORLD_SIZE CASE...`.
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from firstlight.checkpoint.shards import local_shard
 from firstlight.config.optimizer import AdamWConfig
+from firstlight.config.optimizer import QkClip as QkClipConfig
 from firstlight.config.pipeline import SPLITS_BACKWARD, PipelineConfig
 from firstlight.data.stream import Batch
 from firstlight.launch.parent import die_with
@@ -30,12 +32,14 @@ from firstlight.layout.stages import stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.router import Routed, TopKRouter
 from firstlight.optim.optimizer import Optimizer, Surroundings
+from firstlight.optim.qk_clip import QkClip
 from firstlight.parallel.apply import Keeping, LaidOut, build_parallel, copies_in, parameter_names, routers
+from firstlight.parallel.attention_logits import AttentionLogits
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
-from tests.equivalence.layouts import CASES, MODELS, PACKED, Case
+from tests.equivalence.layouts import CASES, CLIPPED, MODELS, PACKED, Case
 
 STEPS, ROWS, LENGTH, MICRO_BATCH = 3, 8, 16, 2
 TIMEOUT = timedelta(seconds=180)
@@ -65,12 +69,40 @@ def batch(step: int, *, data_rank: int, data_size: int, is_packed: bool = False)
     return Batch(tokens=tokens[:, :-1], labels=tokens[:, 1:], loss_mask=mask, begins=begins, samples=ROWS)
 
 
-def engine_of(layout: Layout, pipeline: PipelineConfig, model: LaidOut, balancing: BiasBalancing) -> Engine:
+def engine_of(
+    layout: Layout,
+    pipeline: PipelineConfig,
+    model: LaidOut,
+    balancing: BiasBalancing,
+    logits: AttentionLogits | None = None,
+) -> Engine:
     """As a run has it."""
-    work = Work(micro_batch_size=MICRO_BATCH, autocast_dtype=None, sums=RankSums(layout=layout), balancing=balancing)
+    work = Work(
+        micro_batch_size=MICRO_BATCH,
+        autocast_dtype=None,
+        sums=RankSums(layout=layout),
+        balancing=balancing,
+        logits=logits,
+    )
     if model.pipeline_group is None:
         return PlainEngine(model.stages[0], work)
     return PipelinedEngine(model, pipeline.schedule, work)
+
+
+def after_update(
+    case: Case, model: LaidOut, balancing: BiasBalancing, logits: AttentionLogits | None
+) -> Callable[[], None]:
+    """As a run has it: the biases move, and heads are clipped where the case does that."""
+    if logits is None:
+        return balancing.update
+    config = QkClipConfig(threshold=CLIPPED[case.model])
+    clip = QkClip(parameter_names(*model.stages), MODELS[case.model].attention, config, lambda: logits.largest)
+
+    def act() -> None:
+        balancing.update()
+        clip()
+
+    return act
 
 
 def observed_choices(router: TopKRouter) -> list[Tensor]:
@@ -98,11 +130,12 @@ def run(name: str, case: Case, place: Place) -> None:
     mine = [stages[index] for index in stages_on(layout.coordinates(place.rank)["pp"], layout.pp, case.pipeline)]
     model = build_parallel(config, layout, keeping, stages=mine, device=torch.device("cpu"), seed=5)
     balancing = BiasBalancing(routers(*model.stages))
-    engine = engine_of(layout, case.pipeline, model, balancing)
+    logits = AttentionLogits(model.stages, layout, place.rank) if case.model in CLIPPED else None
+    engine = engine_of(layout, case.pipeline, model, balancing, logits)
     around = Surroundings(
         learning_rate=lambda _step: case.learning_rate,
         sum_over_ranks=sum_over_ranks,
-        after_update=balancing.update,
+        after_update=after_update(case, model, balancing, logits),
         is_fused=True,
         keeps_moments_in_host=case.offload.optimizer_state == "host",
         copies=copies_in(layout),
@@ -134,7 +167,10 @@ def run(name: str, case: Case, place: Place) -> None:
         for key, chosen in choices.items():
             blocks[f"choice/{step}/{key}"] = torch.stack(chosen)
         update = optimizer.step()
-        figures.append({"loss": report.total, **report.parts, **report.expert_load, "grad_norm": update.grad_norm})
+        largest = {f"logit {name}": value for name, value in report.attention_logits.items()}
+        figures.append(
+            {"loss": report.total, **report.parts, **report.expert_load, **largest, "grad_norm": update.grad_norm}
+        )
     for key, router in routers(*model.stages).items():
         if router.bias is not None:
             blocks[f"bias/{key}"] = router.bias.clone()

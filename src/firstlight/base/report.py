@@ -8,22 +8,28 @@ from dataclasses import dataclass, field
 class LossReport:
     """True global losses of one step, in nats per token, the same on every rank.
 
-    `parts` holds what the total is made of ("lm", "mtp", "balance"), each before its weight;
-    `expert_load` holds, for each mixture-of-experts layer, max load / mean load - 1 (MaxVio).
+    `parts` holds what the total is made of ("lm", "mtp", "balance", "z", "router_z"), each before its weight;
+    `expert_load` holds, for each mixture-of-experts layer, max load / mean load - 1 (MaxVio), `attention_logits` the
+    largest attention logit of each layer, where that is measured.
     """
 
     total: float
     parts: Mapping[str, float]
     tokens: int
     expert_load: Mapping[str, float] = field(default_factory=dict)
+    attention_logits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What the optimizer did: whether it changed the weights, and the gradient norm before clipping."""
+    """What the optimizer did: whether it changed the weights, and the gradient norm before clipping.
+
+    `norm_limit`: the norm above which it would not have; None where any finite one is let pass.
+    """
 
     applied: bool
     grad_norm: float
+    norm_limit: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,21 @@ class ExportDtype(StrEnum):
     BF16 = "bf16"
 
 
+class WeightsChoice(StrEnum):
+    """Which weights of a checkpoint."""
+
+    MODEL = "model"
+    EMA = "ema"
+
+
+Weights = Annotated[
+    WeightsChoice, typer.Option("--weights", help="Those that were trained, or their moving average (averages.ema).")
+]
+
+
 def evaluate(
     run: Run,
+    weights: Weights = WeightsChoice.MODEL,
     samples: Annotated[int | None, typer.Option(min=1, help="At most this many sequences of each set.")] = None,
 ) -> None:
     """Print the loss of the run's newest checkpoint on its held-out sets, and write it to evaluation.json."""
@@ -28,7 +41,7 @@ def evaluate(
     from firstlight.observe.record import evaluation_figures
     from firstlight.train.trained import evaluate_trained, load_trained
 
-    trained = load_trained(run)
+    trained = load_trained(run, weights.value)
     if not trained.config.data.evaluate:
         raise InputError(f"{run}: data.evaluate is empty in its config.yaml; add a held-out set")
     figures: dict[str, float] = {}
@@ -47,6 +60,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option(min=1, help="Choose among this many likeliest tokens.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
+    weights: Weights = WeightsChoice.MODEL,
 ) -> None:
     """Print a continuation of the prompt, written by the run's newest checkpoint; also kept as sample.txt."""
     from firstlight.train.generate import Sampling
@@ -54,7 +68,7 @@ def generate(
     from firstlight.train.trained import load_trained
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)
-    text = generate_text(load_trained(run), prompt, sampling)
+    text = generate_text(load_trained(run, weights.value), prompt, sampling)
     typer.echo(text)
     (run / "sample.txt").write_text(text, encoding="utf-8")
 
@@ -63,14 +77,17 @@ def export(
     run: Run,
     output: Annotated[Path, typer.Option(help="A new folder for config.json, weights and tokenizer.")],
     dtype: Annotated[ExportDtype, typer.Option(help="Data type of the weights.")] = ExportDtype.FP32,
+    weights: Weights = WeightsChoice.MODEL,
 ) -> None:
     """Write the run's newest checkpoint as a Hugging Face folder."""
     from firstlight.checkpoint.key import read_key
     from firstlight.convert.huggingface import export as export_weights
     from firstlight.train.exports import exported_tokenizer
     from firstlight.train.run_folder import open_run
+    from firstlight.train.trained import require_weights
 
     folder, config = open_run(run)
+    require_weights(run, config, weights.value)
     step = export_weights(
         config.model,
         folder.checkpoints,
@@ -78,6 +95,7 @@ def export(
         exported_tokenizer(folder.tokenizer),
         dtype=dtype.value,
         key=read_key(config.checkpoint.key_file),
+        kind=weights.value,
     )
     typer.echo(f"{output}: {config.model.family} after step {step}, {dtype.value}")
 

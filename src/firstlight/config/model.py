@@ -8,7 +8,7 @@ from firstlight.config.families import FamilyName
 from firstlight.config.rope import HeadRope, Rope
 from firstlight.config.router import Router
 from firstlight.config.schedule import Scheduled
-from firstlight.config.section import AbsolutePath, Count, Positive, Section
+from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
 
 
 class SlidingWindow(Section):
@@ -198,6 +198,10 @@ class ModelConfig(Section):
     norms: Literal["pre", "sandwich"] = "pre"
     """Where a layer normalises: what attention and feed-forward read, or also what they add (GLM-4)."""
     tie_word_embeddings: bool = False
+    logit_soft_cap: Positive | None = None
+    """The head's logits x become cap tanh(x / cap). No format of weights has a place for it; null: they stay."""
+    z_loss: NotNegative = 0.0
+    """Weight of the mean squared log-sum-exp of the head's logits for the next token (PaLM, arXiv:2204.02311)."""
     initializer_range: Positive = 0.02
     """Standard deviation of every initial weight matrix; norms start at 1, biases and sinks at 0."""
     attention: Annotated[Attention, Field(discriminator="kind")]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from firstlight.config.broken import Broken
-from firstlight.config.model import MultiHeadLatentAttention
+from firstlight.config.model import GroupedQueryAttention, MultiHeadLatentAttention
 from firstlight.config.optimizer import MuonConfig
 from firstlight.config.scheduled_numbers import span_of
 from firstlight.config.schema import RunConfig
@@ -38,4 +38,17 @@ def heads_can_be_split(config: RunConfig, _world_size: int) -> Iterator[Broken]:
         )
 
 
-RECIPE_RULES = (schedule_fits_the_steps, heads_can_be_split)
+def heads_can_be_clipped(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """A norm after the projections of queries and keys undoes what scales them."""
+    attention = config.model.attention
+    if config.optimizer.qk_clip is None or not isinstance(attention, GroupedQueryAttention):
+        return
+    if attention.qk_norm != "none":
+        yield Broken(
+            path=("optimizer", "qk_clip"),
+            message=f"optimizer.qk_clip has no effect with model.attention.qk_norm = {attention.qk_norm}, which limits "
+            "logits itself; use null, or qk_norm none",
+        )
+
+
+RECIPE_RULES = (schedule_fits_the_steps, heads_can_be_split, heads_can_be_clipped)

@@ -14,6 +14,8 @@ class Routing(Section):
     """What every router has: how many experts a token gets, and means for comparison and dry runs."""
 
     num_experts_per_tok: Count
+    z_loss: NotNegative = 0.0
+    """Weight of each layer's mean squared log-sum-exp of the router's logits (ST-MoE, arXiv:2202.08906, equation 5)."""
     capacity_factor: Positive | None = None
     """For comparison only: an expert takes at most this many times its even share of a micro-batch's assignments, the
     strongest ones; the others count as nothing. null drops no token."""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from firstlight.config.averages import AveragesConfig
 from firstlight.config.data import DataConfig
 from firstlight.config.model import ModelConfig
 from firstlight.config.optimizer import OptimizerChoice
@@ -27,6 +28,7 @@ class RunConfig(Section):
     parallelism: ParallelismConfig = ParallelismConfig()
     optimizer: OptimizerChoice
     lr_scheduler: Schedule = ConstantSchedule()
+    averages: AveragesConfig = AveragesConfig()
     training: TrainingConfig
     recompute: Annotated[Recompute, Field(discriminator="kind")] = NoRecompute()
     offload: OffloadConfig = OffloadConfig()

@@ -109,7 +109,7 @@ class ResilienceConfig(Section):
     on_not_finite: Literal["skip", "stop"] = "skip"
     """A step whose gradient norm is not finite leaves the weights as they are; then go on (skip) or end the run."""
     max_skipped_steps: Count = 10
-    """Consecutive skipped steps after which the run ends."""
+    """Consecutive skipped steps, for whatever reason, after which the run ends."""
     snapshot_every_steps: Steps = 0
     """Keep the state in the machine's memory (/dev/shm) after multiples of this. Two copies outlive their process, and
     a restart takes the newest before it looks on the disk; 0: none. For runs on one machine."""
@@ -133,5 +133,8 @@ class MonitorConfig(Section):
 
     log_every_steps: Count = 10
     sinks: tuple[Literal["console", "jsonl", "tensorboard"], ...] = ("console", "jsonl", "tensorboard")
+    watches_attention_logits: bool = False
+    """Whether the largest attention logit is measured, at the price of one more product of queries and keys.
+    `optimizer.qk_clip` measures it anyway."""
     peak_flops_per_second: Positive | None = None
     """Of one device, for the MFU figure; null measures this device's matrix products at the start."""

@@ -44,16 +44,19 @@ def export(
     *,
     dtype: DtypeName,
     key: bytes | None = None,
+    kind: str = "model",
 ) -> int:
     """Write the newest checkpoint of a run into the new folder `output`; returns the step that it holds.
+
+    `kind`: which tensors of the checkpoint are the weights, "model" or "ema".
 
     Raises InputError when `output` is not empty, NoCheckpointError when no checkpoint loads.
     """
     if output.exists() and any(output.iterdir()):
         raise InputError(f"{output} is not empty; name a new folder for the export")
-    saved = open_newest(checkpoints, _by_saved_name(family_of(model).shapes(model)), key)
+    saved = open_newest(checkpoints, _by_saved_name(family_of(model).shapes(model), kind), key)
     output.mkdir(parents=True, exist_ok=True)
-    _write(model, saved, output, tokenizer, dtype)
+    _write(model, _Pieces(model, saved, _DTYPES[dtype], kind), output, tokenizer)
     return saved.manifest.step
 
 
@@ -62,38 +65,35 @@ def export_saved(
 ) -> None:
     """Write one checkpoint into the empty folder `output`. Raises UnusableCheckpoint when it is not sound."""
     saved.verify(_by_saved_name(family_of(model).shapes(model)))
-    _write(model, saved, output, tokenizer, dtype)
+    _write(model, _Pieces(model, saved, _DTYPES[dtype], "model"), output, tokenizer)
 
 
-def _write(
-    model: ModelConfig, saved: SavedTensors, output: Path, tokenizer: ExportedTokenizer, dtype: DtypeName
-) -> None:
-    _write_weights(_Pieces(model, family_of(model).shapes(model), saved, _DTYPES[dtype]), output)
+def _write(model: ModelConfig, pieces: "_Pieces", output: Path, tokenizer: ExportedTokenizer) -> None:
+    _write_weights(pieces, output)
     config = {
         **family_of(model).config_json(model),
         "bos_token_id": None,
         "eos_token_id": tokenizer.end_of_document_id,
         "pad_token_id": None,
-        "dtype": str(_DTYPES[dtype]).removeprefix("torch."),
+        "dtype": str(pieces.dtype).removeprefix("torch."),
     }
     _write_json(output / "config.json", config)
     _write_tokenizer(tokenizer, output, model.max_position_embeddings)
 
 
-def _by_saved_name(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"model/{name}": tensor for name, tensor in tensors.items()}
+def _by_saved_name(tensors: Mapping[str, Tensor], kind: str = "model") -> dict[str, Tensor]:
+    return {f"{kind}/{name}": tensor for name, tensor in tensors.items()}
 
 
 class _Pieces:
     """The hub's tensors, made of the checkpoint's one entry of the name table at a time."""
 
-    def __init__(
-        self, model: ModelConfig, tensors: Mapping[str, Tensor], saved: SavedTensors, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, model: ModelConfig, saved: SavedTensors, dtype: torch.dtype, kind: str) -> None:
         family = family_of(model)
-        self._tensors = tensors
+        self._tensors = family.shapes(model)
         self._saved = saved
-        self._dtype = dtype
+        self._kind = kind
+        self.dtype = dtype
         self.entries = list(family.tensors(model))
         self.entries += [
             Entry(ours=(ours,), theirs=(theirs,), layout="same") for theirs, ours in family.names(model).copies.items()
@@ -106,7 +106,7 @@ class _Pieces:
     def read(self, entry: Entry) -> dict[str, Tensor]:
         """The tensors of an entry by the hub's names."""
         ours = [torch.empty_like(self._tensors[name], device="cpu") for name in entry.ours]
-        self._saved.fill({f"model/{name}": tensor for name, tensor in zip(entry.ours, ours, strict=True)})
+        self._saved.fill(_by_saved_name(dict(zip(entry.ours, ours, strict=True)), self._kind))
         cast = [tensor.to(self._dtype_of(name)) for name, tensor in zip(entry.ours, ours, strict=True)]
         # Copies: safetensors refuses tensors that share memory, as the slices of stacked experts do.
         parts = [part.contiguous().clone() for part in to_theirs(entry, cast)]
@@ -114,7 +114,7 @@ class _Pieces:
 
     def _dtype_of(self, name: str) -> torch.dtype:
         """Buffers (the router's bias) stay fp32, as the hub has them."""
-        return torch.float32 if name.endswith("router.bias") else self._dtype
+        return torch.float32 if name.endswith("router.bias") else self.dtype
 
 
 def _write_weights(pieces: _Pieces, output: Path) -> None:

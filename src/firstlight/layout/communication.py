@@ -133,5 +133,5 @@ def _step_calls(model: ModelConfig) -> Iterator[Traffic]:
     depths = model.num_mtp_layers
     layers = range(model.num_hidden_layers + depths)
     loads = mixtures_of(model, layers) * model.feed_forward.n_routed_experts if model.feed_forward.kind == "moe" else 0
-    for what, numbers in (("counts", 2 + depths), ("losses and loads", 2 + depths + loads), ("norm", 1)):
+    for what, numbers in (("counts", 2 + depths), ("losses and loads", 4 + depths + loads), ("norm", 1)):
         yield calls_of(f"{what} of the step", "all_reduce", "world", 1, numbers * _FLOAT64)

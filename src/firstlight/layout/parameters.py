@@ -143,14 +143,30 @@ class RankElements:
 
 def elements_of_rank(model: ModelConfig, layout: Layout, rank: int, stages: Sequence[Stage] = ()) -> RankElements:
     """Those of `rank`, whose `stages` of the pipeline are these; none: the whole model."""
-    place = layout.coordinates(rank)
-    own = copied = 0
+    own = sum(size for _, size in own_elements(model, layout, rank, stages))
+    here = stages or [whole_model(model)]
+    copied = sum(
+        _elements(parameter, layout, rank)
+        for stage in here
+        for parameter in parameters_of_stage(model, stage)
+        if is_copy(stage, parameter)
+    )
+    return RankElements(own=own, copied=copied)
+
+
+def own_elements(
+    model: ModelConfig, layout: Layout, rank: int, stages: Sequence[Stage] = ()
+) -> Iterator[tuple[Parameter, int]]:
+    """The parameters that the optimizer of `rank` has, and how many elements of each."""
     for stage in stages or [whole_model(model)]:
         for parameter in parameters_of_stage(model, stage):
-            block = block_of(parameter, layout)
-            size = block.rows_of(place["edp" if parameter.is_of_experts else "shard"]) * block.row_size
-            own, copied = (own, copied + size) if is_copy(stage, parameter) else (own + size, copied)
-    return RankElements(own=own, copied=copied)
+            if not is_copy(stage, parameter):
+                yield parameter, _elements(parameter, layout, rank)
+
+
+def _elements(parameter: Parameter, layout: Layout, rank: int) -> int:
+    block, place = block_of(parameter, layout), layout.coordinates(rank)
+    return block.rows_of(place["edp" if parameter.is_of_experts else "shard"]) * block.row_size
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from firstlight.config.rope import RopeLayout, YarnScaling
 from firstlight.models.layers import RmsNorm
 from firstlight.models.places import Places
 from firstlight.ops.attention import Attend, causal_attention
+from firstlight.ops.attention_logits import LogitWatch
 from firstlight.ops.rotary import RotaryTable, rotate_half_split, rotate_interleaved, yarn_mscale
 
 _ROTATIONS: Mapping[RopeLayout, Callable[[Tensor, RotaryTable], Tensor]] = {
@@ -43,6 +44,7 @@ class GroupedQuery(nn.Module):
             self.q_norm = RmsNorm(attention.head_dim, model.rms_norm_eps)
             self.k_norm = RmsNorm(attention.head_dim, model.rms_norm_eps)
         self.attend: Attend = causal_attention
+        self.logits: LogitWatch | None = None
         self.sinks: nn.Parameter | None = None
         if attention.has_sinks:
             self.sinks = nn.Parameter(empty(attention.num_attention_heads))
@@ -59,6 +61,7 @@ class GroupedQuery(nn.Module):
             visibility=places.visibility,
             window=self.window,
             sinks_h=self.sinks,
+            largest_h=None if self.logits is None else self.logits.heads(query_bhsk),
         )
         out: Tensor = self.o_proj(out_bhsv.transpose(1, 2).flatten(2))
         return out
@@ -94,6 +97,7 @@ class MultiHeadLatent(nn.Module):
         self.o_proj = nn.Linear(heads * attention.v_head_dim, model.hidden_size, bias=False)
         self.shared_key = nn.Identity()
         self.attend: Attend = causal_attention
+        self.logits: LogitWatch | None = None
         self.scale = _softmax_scale(attention)
 
     def forward(self, hidden_bsd: Tensor, places: Places) -> Tensor:
@@ -111,6 +115,7 @@ class MultiHeadLatent(nn.Module):
             value_bhsv,
             scale=self.scale,
             visibility=places.visibility,
+            largest_h=None if self.logits is None else self.logits.heads(query_bhsk),
         )
         out: Tensor = self.o_proj(out_bhsv.transpose(1, 2).flatten(2))
         return out

@@ -15,24 +15,35 @@ from firstlight.models.attention import build_attention
 from firstlight.models.layers import FeedForward, RmsNorm
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
 from firstlight.models.places import Inputs, Places, inputs_here, places_of
-from firstlight.ops.cross_entropy import summed_cross_entropy
+from firstlight.ops.cross_entropy import capped, summed_cross_entropy, summed_cross_entropy_and_z
 
 
 class LossSums(NamedTuple):
     """Sums over one micro-batch; the caller divides by counts of the whole global batch.
 
     `lm`: cross-entropy of the next token, summed over unmasked positions. `mtp`: the same for each prediction depth,
-    [depths]. `balance`: the balance loss summed over sequences and mixture layers. `load_me`: tokens per expert.
+    [depths]. `z`: the squared log-sum-exp of the head's logits, summed as `lm` is; for who gives it a weight.
+    `balance` and `router_z`: the balance loss and the routers' z-loss, summed over sequences and mixture layers.
+    `load_me`: tokens per expert.
     """
 
     lm: Tensor
     mtp: Tensor
+    z: Tensor
     balance: Tensor
+    router_z: Tensor
     load_me: Tensor
 
 
-TokenLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Hidden states [b, s, d], head [v, d], labels and mask [b, s] to the summed cross-entropy of what the mask counts."""
+class TokenSums(NamedTuple):
+    """Over the positions that the mask counts: cross-entropy, and squared log-sum-exp of the logits."""
+
+    loss: Tensor
+    z: Tensor
+
+
+TokenLoss = Callable[[Tensor, Tensor, Tensor, Tensor], TokenSums]
+"""Of hidden states [b, s, d], head [v, d], labels and mask [b, s]."""
 
 
 class InputReader(Protocol):
@@ -50,9 +61,20 @@ class InputReader(Protocol):
     ) -> Inputs: ...
 
 
-def token_loss_here(hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
-    """The whole vocabulary is here."""
-    return summed_cross_entropy(hidden_bsd.flatten(0, 1), weight_vd, labels_bs.flatten(), mask_bs.flatten())
+class TokenLossHere:
+    """Where the whole vocabulary is here. Logits are kept only when the configuration asks something of them."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self._soft_cap = model.logit_soft_cap
+        self._needs_logits = model.logit_soft_cap is not None or model.z_loss > 0
+
+    def __call__(self, hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> TokenSums:
+        """See TokenLoss."""
+        given = hidden_bsd.flatten(0, 1), weight_vd, labels_bs.flatten(), mask_bs.flatten()
+        if self._needs_logits:
+            return TokenSums(*summed_cross_entropy_and_z(*given, soft_cap=self._soft_cap))
+        loss = summed_cross_entropy(*given)
+        return TokenSums(loss, torch.zeros_like(loss))
 
 
 class Block(nn.Module):
@@ -127,7 +149,7 @@ class Decoder(nn.Module):
             self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
             self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
         self.read_inputs: InputReader = inputs_here
-        self.token_loss: TokenLoss = token_loss_here
+        self.token_loss: TokenLoss = TokenLossHere(model)
         self.tie()
         self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(num_mtp_layers))
 
@@ -175,15 +197,14 @@ class Decoder(nn.Module):
         """The loss sums, from the stream after the last decoder layer and the loads so far."""
         hidden_bsd = self.output_norm(hidden_bsd)
         labels, masks = inputs.labels_kbs.unbind(), inputs.masks_kbs.unbind()
-        lm = self._cross_entropy(hidden_bsd, labels[0], masks[0])
+        lm, z = self._cross_entropy(hidden_bsd, labels[0], masks[0])
         mtp_losses, loads = [], list(loads)
         for depth, layer in enumerate(self.mtp[: len(labels) - 1], start=1):
             hidden_bsd, load = layer(hidden_bsd, self.embedding(labels[depth - 1]), inputs.places)
             if load is not None:
                 loads.append(load)
-            mtp_losses.append(self._cross_entropy(hidden_bsd, labels[depth], masks[depth]))
-        balance, load_me = join_loads(loads, lm)
-        return LossSums(lm, torch.stack(mtp_losses) if mtp_losses else lm.new_zeros(0), balance, load_me)
+            mtp_losses.append(self._cross_entropy(hidden_bsd, labels[depth], masks[depth]).loss)
+        return LossSums(lm, torch.stack(mtp_losses) if mtp_losses else lm.new_zeros(0), z, *join_loads(loads, lm))
 
     def allocate(self, device: torch.device) -> None:
         """Give a module that was built under `torch.device("meta")` memory, uninitialised, on `device`."""
@@ -194,8 +215,7 @@ class Decoder(nn.Module):
     def logits(self, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Tensor:
         """Scores of the next token at every position, [b, s, v]."""
         hidden_bsd = self._trunk(tokens_bs, places_of(self.config.attention, tokens_bs, begins_bs))
-        out: Tensor = self.head(hidden_bsd)
-        return out
+        return self._scores(hidden_bsd)
 
     def mtp_logits(self, tokens_bs: Tensor) -> list[Tensor]:
         """Scores of the token after the next, and so on for each depth: depth k gives [b, s - k, v]."""
@@ -206,7 +226,7 @@ class Decoder(nn.Module):
             embedded = self.embedding(tokens_bs[:, depth:])
             length = embedded.shape[1]
             hidden_bsd, _ = layer(hidden_bsd[:, :length], embedded, places_of(attention, tokens_bs[:, :length]))
-            out.append(self.head(hidden_bsd))
+            out.append(self._scores(hidden_bsd))
         return out
 
     def tie(self) -> None:
@@ -219,12 +239,19 @@ class Decoder(nn.Module):
         hidden_bsd: Tensor = self.output_norm(self.run_layers(self.embedding(tokens_bs), places)[0])
         return hidden_bsd
 
-    def _cross_entropy(self, hidden_bsd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
+    def _scores(self, hidden_bsd: Tensor) -> Tensor:
+        logits_bsv: Tensor = self.head(hidden_bsd)
+        cap = self.config.logit_soft_cap
+        return logits_bsv if cap is None else capped(logits_bsv, cap)
+
+    def _cross_entropy(self, hidden_bsd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> TokenSums:
         return self.token_loss(hidden_bsd, self.head.weight, labels_bs, mask_bs)
 
 
-def join_loads(loads: Sequence[LayerLoad], like: Tensor) -> tuple[Tensor, Tensor]:
-    """The balance losses of a micro-batch summed, and tokens per expert [m, e], on the device of `like`."""
+def join_loads(loads: Sequence[LayerLoad], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The balance losses and the z-losses of a micro-batch summed, and tokens per expert [m, e], on the device of
+    `like`."""
     if not loads:
-        return like.new_zeros(()), like.new_zeros((0, 0), dtype=torch.int64)
-    return torch.stack([load.balance_loss for load in loads]).sum(), torch.stack([load.load_e for load in loads])
+        return like.new_zeros(()), like.new_zeros(()), like.new_zeros((0, 0), dtype=torch.int64)
+    balance, z, load_me = (torch.stack(parts) for parts in zip(*loads, strict=True))
+    return balance.sum(), z.sum(), load_me

@@ -145,7 +145,12 @@ def read_config(values: Json, rows: Sequence[ConfigRow], given: Mapping[str, Any
 
 
 def write_config(model: ModelConfig, rows: Sequence[ConfigRow]) -> dict[str, Any]:
-    """The fields of config.json that say what `model` is."""
+    """The fields of config.json that say what `model` is. Raises InputError where they cannot."""
+    if model.logit_soft_cap is not None:
+        raise InputError(
+            f"model.logit_soft_cap = {model.logit_soft_cap} has no field in the config.json of {model.family}: weights "
+            "without it would be another model; train with null to export them"
+        )
     return {name: value for row in rows for name, value in row.write(model).items()}
 
 

@@ -18,9 +18,11 @@ from firstlight.ops.experts import Assignment, Segments, add_segment_bias, group
 
 
 class LayerLoad(NamedTuple):
-    """What a mixture layer reports beside its output: sum over sequences of its balance loss, tokens per expert."""
+    """What a mixture layer reports beside its output: sums over sequences of its balance loss and of its z-loss, tokens
+    per expert."""
 
     balance_loss: Tensor
+    z_loss: Tensor
     load_e: Tensor
 
 
@@ -109,7 +111,7 @@ class MixtureOfExperts(nn.Module):
         out_bsd = out_td.unflatten(0, hidden_bsd.shape[:2])
         if shared_bsd is not None:
             out_bsd = out_bsd + shared_bsd
-        return out_bsd, LayerLoad(routed.balance_loss, routed.load_e)
+        return out_bsd, LayerLoad(routed.balance_loss, routed.z_loss, routed.load_e)
 
     def _with_capacity(self, weights_tk: Tensor, assignment: Assignment) -> Tensor:
         factor = self.router.config.capacity_factor

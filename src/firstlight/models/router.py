@@ -18,11 +18,13 @@ _GROUP_SCORE_SIZE = 2
 
 
 class Routed(NamedTuple):
-    """Chosen experts and their weights [t, k], the sum over sequences of the balance loss, tokens per expert [e]."""
+    """Chosen experts and their weights [t, k], the sums over sequences of the balance loss and of the mean squared
+    log-sum-exp of the logits (zero where that has no weight), tokens per expert [e]."""
 
     experts_tk: Tensor
     weights_tk: Tensor
     balance_loss: Tensor
+    z_loss: Tensor
     load_e: Tensor
 
 
@@ -65,6 +67,7 @@ class TopKRouter(nn.Module):
                 experts_tk=experts_tk,
                 weights_tk=self._weights(logits_bse.flatten(0, 1), scores_bse.flatten(0, 1), experts_tk),
                 balance_loss=self._balance_loss(scores_bse),
+                z_loss=self._z_loss(logits_bse),
                 load_e=self.sum_over_parts(torch.bincount(experts_tk.flatten(), minlength=self.num_experts)),
             )
 
@@ -116,6 +119,12 @@ class TopKRouter(nn.Module):
             frequency_be, probability_be = frequency_be.mean(0, keepdim=True), probability_be.mean(0, keepdim=True)
             return (frequency_be * probability_be).sum() * scores_bse.shape[0]
         return (frequency_be * probability_be).sum()
+
+    def _z_loss(self, logits_bse: Tensor) -> Tensor:
+        """Sum over sequences of the mean over positions of (log sum_i exp x_i)^2."""
+        if not self.config.z_loss:
+            return logits_bse.new_zeros(())
+        return self._means(logits_bse.logsumexp(-1, keepdim=True).square()).sum()
 
     def _means(self, *terms_bse: Tensor) -> Tensor:
         """Of each term over the positions of each whole sequence, [terms, b, e]."""

@@ -3,7 +3,8 @@
 A step's record (means are per step, over the steps since the last record):
 
     step, samples, tokens       consumed since the start of training
-    loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance") are before their weight
+    loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance", "z",
+                                "router_z") are before their weight
     learning_rate, grad_norm    of this step; the norm is the one before clipping
     step_seconds                mean; without the seconds spent in evaluation and checkpoints
     tokens_per_second           over the same seconds, of all ranks together
@@ -11,7 +12,9 @@ A step's record (means are per step, over the steps since the last record):
     mfu                         0 to 1; model FLOPs per second over the peak of all ranks; absent when that is unknown
     memory_bytes                what the assembler's measure says, at this step
     eta_seconds                 steps left at the present step_seconds, without evaluations and checkpoints to come
+    grad_norm_limit             above which this step would have been skipped; absent while nothing is
     skipped_steps               steps since the last record that left the weights as they were
+    attention_logits/max        the largest of all layers and heads in this step; absent unless it is measured
     expert_load/max_vio         max load / mean load - 1, the largest of all layers; absent without experts
     elapsed_seconds             since this process opened the recorder, everything included
     time                        unix time, seconds
@@ -35,6 +38,7 @@ PAUSES = ("evaluate", "checkpoint")
 """Spans in which training stands still; they are no part of `step_seconds`."""
 
 MAX_VIO = "expert_load/max_vio"
+MAX_LOGIT = "attention_logits/max"
 EVALUATE_PREFIX = "evaluate/"
 LOSS_PREFIX = "loss/"
 TOKEN_LOSS = "loss/lm"
@@ -48,8 +52,12 @@ def loss_figures(report: StepReport) -> dict[str, float]:
     figures |= {f"{LOSS_PREFIX}{part}": value for part, value in report.loss.parts.items()}
     figures["learning_rate"] = report.learning_rate
     figures["grad_norm"] = report.update.grad_norm
+    if report.update.norm_limit is not None:
+        figures["grad_norm_limit"] = report.update.norm_limit
     if report.loss.expert_load:
         figures[MAX_VIO] = max(report.loss.expert_load.values())
+    if report.loss.attention_logits:
+        figures[MAX_LOGIT] = max(report.loss.attention_logits.values())
     return figures
 
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from firstlight.ops.attention_logits import raise_to_causal
+
 _MIN_BLOCK = 64
 """Windows are computed in blocks of at least this many queries: many small products cost more than they save."""
 
@@ -52,6 +54,7 @@ class Attend(Protocol):
         visibility: Visibility | None = None,
         window: int | None = None,
         sinks_h: Tensor | None = None,
+        largest_h: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -64,15 +67,21 @@ def causal_attention(
     visibility: Visibility | None = None,
     window: int | None = None,
     sinks_h: Tensor | None = None,
+    largest_h: Tensor | None = None,
 ) -> Tensor:
     """Attention of every position to itself and those before it that it sees, by default all; returns [b, h, s, v].
 
     With `window` a position sees that many positions, itself included; where that is less than half of the sequence,
     time and memory grow with the length and not with its square. `sinks_h` are logits, one for each query head, that
-    every softmax contains beside the scores and that have no value.
+    every softmax contains beside the scores and that have no value. `largest_h` is raised, in place, to each head's
+    largest logit, for one more product of queries and keys.
     """
     length = query_bhsk.shape[2]
     visibility = visibility or Visibility()
+    if largest_h is not None:
+        raise_to_causal(
+            largest_h, query_bhsk, key_bgsk, scale=scale, window=window, documents_bs=visibility.documents_bs
+        )
     if window is not None and window < length:
         return _windowed(
             query_bhsk,

@@ -54,7 +54,7 @@ class DefinitionKernel:
         self, query: Tensor, key: Tensor, value: Tensor, *, scale: float, block: Block, mask: Tensor | None
     ) -> Part:
         """See BlockKernel."""
-        scores = _scores(query, key, scale=scale, block=block, mask=mask)
+        scores = scores_of(query, key, scale=scale, block=block, mask=mask)
         log_sum = scores.logsumexp(-1)
         chances = (scores - finite(log_sum).unsqueeze(-1)).exp()
         return Part((chances @ _for_each_query_head(value, query)).to(query.dtype), log_sum)
@@ -73,7 +73,7 @@ class DefinitionKernel:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See BlockKernel."""
         heads = key.shape[1]
-        chances = (_scores(query, key, scale=scale, block=block, mask=mask) - joined.log_sum.unsqueeze(-1)).exp()
+        chances = (scores_of(query, key, scale=scale, block=block, mask=mask) - joined.log_sum.unsqueeze(-1)).exp()
         precise = grad.to(chances.dtype)
         of_chances = precise @ _for_each_query_head(value, query).transpose(-2, -1)
         mean = (precise * joined.out).sum(-1, keepdim=True)
@@ -198,7 +198,7 @@ class CudaKernel:
         return grad_query, grad_key, grad_value
 
 
-def _scores(query: Tensor, key: Tensor, *, scale: float, block: Block, mask: Tensor | None) -> Tensor:
+def scores_of(query: Tensor, key: Tensor, *, scale: float, block: Block, mask: Tensor | None) -> Tensor:
     """[b, h, q, t], at least fp32, -inf where a key is not seen."""
     precise = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(precise) @ _for_each_query_head(key, query).transpose(-2, -1) * scale

@@ -17,3 +17,23 @@ def summed_cross_entropy(hidden_td: Tensor, weight_vd: Tensor, labels_t: Tensor,
     """
     targets_t = torch.where(mask_t != 0, labels_t, _IGNORED)
     return F.linear_cross_entropy(hidden_td, weight_vd, targets_t, reduction="sum", ignore_index=_IGNORED)
+
+
+def summed_cross_entropy_and_z(
+    hidden_td: Tensor, weight_vd: Tensor, labels_t: Tensor, mask_t: Tensor, *, soft_cap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same, and the sum over the same positions of the squared log-sum-exp of their logits; two scalars.
+
+    With `soft_cap` logits are capped first. Logits are kept for the backward pass, in fp32 at least.
+    """
+    logits_tv = capped(F.linear(hidden_td, weight_vd), soft_cap)
+    log_sum_t = logits_tv.logsumexp(-1)
+    target_t = logits_tv.gather(-1, labels_t.clamp(0, logits_tv.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+    counts_t = mask_t != 0
+    return torch.where(counts_t, log_sum_t - target_t, 0.0).sum(), torch.where(counts_t, log_sum_t.square(), 0.0).sum()
+
+
+def capped(logits: Tensor, soft_cap: float | None) -> Tensor:
+    """In fp32 at least, and within plus and minus `soft_cap` where there is one: cap tanh(x / cap)."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)

@@ -6,11 +6,9 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from firstlight.config.optimizer import AdamWConfig, MuonConfig
+from firstlight.config.optimizer import ADAMW_MOMENTS, AdamWConfig, MuonConfig
 from firstlight.optim.kept_moments import KeptMoments, parts_of
 from firstlight.optim.rule import Keeping, Member, Rates
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdamW:
@@ -22,7 +20,7 @@ class AdamW:
         self._keeping = keeping
         every = [member.parameter for member in members]
         self._parts = [self._adamw_of(part) for part in (parts_of(every) if keeping.is_elsewhere else [every])]
-        self._kept = [KeptMoments(adamw.state, MOMENTS, keeping) for adamw in self._parts if keeping.is_elsewhere]
+        self._kept = [KeptMoments(adamw.state, ADAMW_MOMENTS, keeping) for adamw in self._parts if keeping.is_elsewhere]
 
     def update(self, rates: Rates) -> None:
         """See UpdateRule."""
@@ -40,7 +38,7 @@ class AdamW:
         return {
             f"{moment}/{member.name}": state[member.parameter][moment]
             for member in self._members.values()
-            for moment in MOMENTS
+            for moment in ADAMW_MOMENTS
         }
 
     def load_updates(self, updates: int) -> None:
@@ -63,7 +61,7 @@ class AdamW:
         for parameter in parameters:
             adamw.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
+                **{moment: torch.zeros_like(parameter) for moment in ADAMW_MOMENTS},
             }
         return adamw
 

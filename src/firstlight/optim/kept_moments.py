@@ -20,7 +20,7 @@ class KeptMoments:
     def __init__(self, state: Moments, names: Sequence[str], keeping: Keeping) -> None:
         self._state = state
         self._kept = {
-            parameter: {name: _put_away(moments[name], keeping) for name in names}
+            parameter: {name: put_away(moments[name], keeping) for name in names}
             for parameter, moments in state.items()
         }
         self._let_go()
@@ -36,7 +36,7 @@ class KeptMoments:
         for parameter, moments in self._kept.items():
             for name, moment in moments.items():
                 # Waits: a checkpoint may read the host's memory next.
-                _local(moment).copy_(_local(self._state[parameter][name]))
+                local_of(moment).copy_(local_of(self._state[parameter][name]))
         self._let_go()
 
     def _let_go(self) -> None:
@@ -49,7 +49,7 @@ def parts_of(parameters: Sequence[nn.Parameter], part_bytes: int = PART_BYTES) -
     parts: list[list[nn.Parameter]] = []
     room = 0
     for parameter in parameters:
-        size = _local(parameter).nbytes
+        size = local_of(parameter).nbytes
         if size > room or not parts:
             parts.append([])
             room = part_bytes
@@ -58,7 +58,7 @@ def parts_of(parameters: Sequence[nn.Parameter], part_bytes: int = PART_BYTES) -
     return parts
 
 
-def _put_away(moment: Tensor, keeping: Keeping) -> Tensor:
+def put_away(moment: Tensor, keeping: Keeping) -> Tensor:
     """The same values there, with the same place in the whole where it is a block of one."""
     dtype = torch.bfloat16 if keeping.in_bf16 else moment.dtype
     kept = moment.detach().to("cpu" if keeping.in_host else moment.device, dtype, copy=True)
@@ -70,5 +70,6 @@ def _put_away(moment: Tensor, keeping: Keeping) -> Tensor:
     return kept.pin_memory()
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_of(tensor: Tensor) -> Tensor:
+    """This rank's block, the tensor itself where it is whole."""
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor

@@ -7,13 +7,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from firstlight.config.optimizer import MuonConfig
+from firstlight.config.optimizer import MUON_MOMENTS, MuonConfig
 from firstlight.optim.kept_moments import KeptMoments, parts_of
 from firstlight.optim.newton_schulz import orthogonalised
 from firstlight.optim.rule import Keeping, Member, Rates
 from firstlight.optim.whole_matrix import block_of, on_whole
 
-MOMENT = "momentum"
+(MOMENT,) = MUON_MOMENTS
 UP_PROJECTIONS = ("q_b_proj.weight", "q_proj.weight", "kv_b_proj.weight")
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from firstlight.base.report import Update
 from firstlight.config.optimizer import OptimizerSection
 from firstlight.config.schedule import Now, unscheduled
+from firstlight.optim.norm_limit import norm_limit_of
 from firstlight.optim.rule import Keeping, Rates
 from firstlight.optim.rules import BUILDERS, Given, members_of
 
@@ -56,6 +58,7 @@ class Optimizer:
         members = members_of(self._parameters, config)
         given = Given(members=members, keeping=keeping, num_heads=around.num_heads)
         self._rules = BUILDERS[type(config)](config, given)
+        self._norm_limit = None if config.skip_above is None else norm_limit_of(config.skip_above)
 
     @property
     def learning_rate(self) -> float:
@@ -63,13 +66,15 @@ class Optimizer:
         return self._around.learning_rate(self._around.progress.updates)
 
     def step(self) -> Update:
-        """Clip and apply the gradients, or leave everything as it is when their norm is not finite; then clear them.
+        """Clip and apply the gradients, or leave everything as it is when their norm is not finite or too large; then
+        clear them.
 
         The norm is summed over all ranks, so all of them decide alike.
         """
         grad_norm = float(self._grad_norm())
-        is_finite = math.isfinite(grad_norm)
-        if is_finite:
+        limit = self._limit_for(grad_norm)
+        is_applied = math.isfinite(grad_norm) and (limit is None or grad_norm <= limit)
+        if is_applied:
             self._clip(grad_norm)
             rates = Rates(learning_rate=self.learning_rate, weight_decay=self._around.now(self._config.weight_decay))
             for rule in self._rules:
@@ -78,21 +83,34 @@ class Optimizer:
             self._around.progress.updates += 1
         for parameter in self._parameters.values():
             parameter.grad = None
-        return Update(applied=is_finite, grad_norm=grad_norm)
+        return Update(applied=is_applied, grad_norm=grad_norm, norm_limit=limit)
 
     def tensors(self) -> dict[str, Tensor]:
         """The live moments, under `<moment>/<parameter>`."""
         return {name: tensor for rule in self._rules for name, tensor in rule.tensors().items()}
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """What `tensors` does not hold."""
-        return {"updates": self._around.progress.updates}
+        state: dict[str, Any] = {"updates": self._around.progress.updates}
+        return state if self._norm_limit is None else {**state, "norm_limit": self._norm_limit.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue after `updates` applied updates; the moments have been filled through `tensors`."""
         self._around.progress.updates = state["updates"]
+        if self._norm_limit is not None:
+            # A run that was not limited before begins to learn what is usual.
+            self._norm_limit.load_state_dict(state.get("norm_limit", {}))
         for rule in self._rules:
             rule.load_updates(state["updates"])
+
+    def _limit_for(self, grad_norm: float) -> float | None:
+        """The limit from the norms before this one, which then counts too."""
+        if self._norm_limit is None:
+            return None
+        limit = self._norm_limit.now()
+        if math.isfinite(grad_norm):
+            self._norm_limit.take(grad_norm)
+        return limit
 
     def _gradients(self) -> list[Tensor]:
         grads = self._whole_gradients()
@@ -113,3 +131,6 @@ class Optimizer:
         limit = self._config.max_grad_norm
         if limit is not None and grad_norm > limit:
             torch._foreach_mul_(self._gradients(), limit / (grad_norm + 1e-6))
+        if self._config.max_grad_value is not None:
+            for gradient in self._gradients():
+                gradient.clamp_(-self._config.max_grad_value, self._config.max_grad_value)

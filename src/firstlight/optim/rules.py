@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from firstlight.config.optimizer import AdamWConfig, MuonConfig, OptimizerSection
+from firstlight.config.optimizer import AdamWConfig, MuonConfig, OptimizerSection, is_matrix
 from firstlight.optim.adamw import AdamW
 from firstlight.optim.muon import Muon
 from firstlight.optim.rule import Keeping, Member, UpdateRule
@@ -27,8 +27,11 @@ def _adamw(config: AdamWConfig, given: Given) -> list[UpdateRule]:
 
 
 def _muon(config: MuonConfig, given: Given) -> list[UpdateRule]:
-    matrices = [member for member in given.members if _is_for_muon(member, config)]
-    rest = [member for member in given.members if not _is_for_muon(member, config)]
+    of_muon = [config.orthogonalises(member.name, member.parameter.shape) for member in given.members]
+    matrices, rest = (
+        [member for member, is_its in zip(given.members, of_muon, strict=True) if is_its is wanted]
+        for wanted in (True, False)
+    )
     rules: list[UpdateRule] = []
     if matrices:
         rules.append(Muon(matrices, config, given.keeping, given.num_heads))
@@ -51,18 +54,7 @@ def members_of(parameters: Mapping[str, nn.Parameter], config: OptimizerSection)
         group = next((group for group in config.groups if fnmatchcase(name, group.pattern)), None)
         decay = None if group is None else group.weight_decay_ratio
         if decay is None:
-            decay = 1.0 if is_matrix(name, parameter) else 0.0
+            decay = 1.0 if is_matrix(name, parameter.shape) else 0.0
         rate = 1.0 if group is None else group.learning_rate_ratio
         members.append(Member(name=name, parameter=parameter, learning_rate_ratio=rate, weight_decay_ratio=decay))
     return members
-
-
-def is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Whether it is one, or a stack; the biases of stacked experts are matrices in shape only."""
-    return parameter.ndim > 1 and not name.endswith("bias")
-
-
-def _is_for_muon(member: Member, config: MuonConfig) -> bool:
-    return is_matrix(member.name, member.parameter) and not any(
-        fnmatchcase(member.name, pattern) for pattern in config.adamw_for
-    )

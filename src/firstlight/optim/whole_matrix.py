@@ -12,6 +12,14 @@ def block_of(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def rows_of_block(tensor: Tensor) -> slice:
+    """Which rows of the whole tensor this rank's part has."""
+    if not isinstance(tensor, DTensor):
+        return slice(None)
+    shape, begin = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return slice(begin[0], begin[0] + shape[0])
+
+
 def on_whole(block: Tensor, like: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
     """This rank's block of `compute` of the whole tensor [m, n] or stack of matrices [e, m, n], each of which it treats
     for itself.

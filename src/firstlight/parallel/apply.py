@@ -17,6 +17,7 @@ from firstlight.config.recompute import LayerRange, NoRecompute, Recompute
 from firstlight.layout.mesh import Layout
 from firstlight.layout.parameters import sharded_dim
 from firstlight.layout.stages import Stage
+from firstlight.models.attention import GroupedQuery, MultiHeadLatent
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of, units_of
 from firstlight.models.initialization import initial_slice
@@ -134,6 +135,16 @@ def routers(*stages: Decoder) -> dict[str, TopKRouter]:
         for stage in stages
         for name, module in stage.named_modules()
         if isinstance(module, TopKRouter)
+    }
+
+
+def attentions(*stages: Decoder) -> dict[str, GroupedQuery | MultiHeadLatent]:
+    """The attention of each layer, under the layers' plain names."""
+    return {
+        _plain_name(name).removesuffix(".attention"): module
+        for stage in stages
+        for name, module in stage.named_modules()
+        if isinstance(module, GroupedQuery | MultiHeadLatent)
     }
 
 

@@ -74,20 +74,36 @@ class ContextAttention:
         visibility: Visibility | None = None,
         window: int | None = None,
         sinks_h: Tensor | None = None,
+        largest_h: Tensor | None = None,
     ) -> Tensor:
         """As `causal_attention`; `visibility` is that of whole rows."""
         ranks = self._heads.size()
         if ranks > 1:
             query_bhsk, key_bgsk, value_bgsv = heads_for_positions(query_bhsk, key_bgsk, value_bgsv, self._heads)
             sinks_h = None if sinks_h is None else sinks_h.chunk(ranks)[self._heads.rank()]
+            largest_h = None if largest_h is None else largest_h.chunk(ranks)[self._heads.rank()]
         if self._ring.size() > 1:
             length = query_bhsk.shape[2] * self._ring.size()
             documents_bs = None if visibility is None else visibility.documents_bs
-            ring = Ring(group=self._ring, length=length, scale=scale, window=window, documents_bs=documents_bs)
+            ring = Ring(
+                group=self._ring,
+                length=length,
+                scale=scale,
+                window=window,
+                documents_bs=documents_bs,
+                largest_h=largest_h,
+            )
             out_bhsv = ring_attention(query_bhsk, key_bgsk, value_bgsv, ring, sinks_h=sinks_h)
         else:
             out_bhsv = causal_attention(
-                query_bhsk, key_bgsk, value_bgsv, scale=scale, visibility=visibility, window=window, sinks_h=sinks_h
+                query_bhsk,
+                key_bgsk,
+                value_bgsv,
+                scale=scale,
+                visibility=visibility,
+                window=window,
+                sinks_h=sinks_h,
+                largest_h=largest_h,
             )
         return positions_for_heads(out_bhsv, self._heads) if ranks > 1 else out_bhsv
 

@@ -1,6 +1,6 @@
 """The engine that walks a step's micro-batches on one copy of the model and leaves summed gradients in place."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -9,6 +9,7 @@ from firstlight.base.report import LossReport
 from firstlight.config.schedule import Now, unscheduled
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
+from firstlight.parallel.attention_logits import AttentionLogits
 from firstlight.parallel.gradients import gradient_sum
 from firstlight.parallel.losses import Normalizers, RankSums, report, weigh
 from firstlight.parallel.rows import HostBatch, Rows
@@ -27,13 +28,19 @@ class Engine(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """How an engine works: sequences of a micro-batch, the type of matrix products if not the parameters', sums over
-    the ranks, and who is shown how evenly experts are used; and what weights of losses are for the step to come."""
+    the ranks, and who is shown how evenly experts are used; what weights of losses are for the step to come; and the
+    attention logits, where they are measured."""
 
     micro_batch_size: int
     autocast_dtype: torch.dtype | None
     sums: RankSums
     balancing: BiasBalancing
     now: Now = unscheduled
+    logits: AttentionLogits | None = None
+
+    def watched(self, step: LossReport) -> LossReport:
+        """The report of a step, with its attention logits. Collective."""
+        return step if self.logits is None else replace(step, attention_logits=self.logits.measure())
 
 
 class PlainEngine:
@@ -58,7 +65,8 @@ class PlainEngine:
             weigh(out, normalizers, config).backward()
             self._gradients.after(index, len(micro_batches))
             sums.append(LossSums(*(part.detach() for part in out)))
-        return report(added(sums), normalizers, self._work.sums, self._work.balancing, config)
+        work = self._work
+        return work.watched(report(added(sums), normalizers, work.sums, work.balancing, config))
 
     @torch.no_grad()
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:
@@ -78,7 +86,4 @@ class PlainEngine:
 
 def added(sums: list[LossSums]) -> LossSums:
     """The sums of micro-batches, added in fp64."""
-    lm, mtp, balance, load_me = (
-        torch.stack([part.double() for part in parts]).sum(0) for parts in zip(*sums, strict=True)
-    )
-    return LossSums(lm, mtp, balance, load_me)
+    return LossSums(*(torch.stack([part.double() for part in parts]).sum(0) for parts in zip(*sums, strict=True)))

@@ -73,6 +73,13 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def largest_over_ranks(tensor: Tensor) -> Tensor:
+    """The element-wise maximum over all ranks, in place; the tensor itself when there is one rank."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
 def _file_store(world: World, folder: Path) -> Store:
     # A new file for each restart: the old one holds the addresses of ranks that are gone.
     return FileStore(str(folder / f"ranks-{world.restart_count}"), world.size)

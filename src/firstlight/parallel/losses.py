@@ -35,12 +35,14 @@ class RankSums:
     def of_losses(self, sums: LossSums) -> LossSums:
         """Of what micro-batches gave, in fp64 with one collective. A tensor group has one loss; a context group a part
         of it on each rank, but one balance loss and load; a stage has its own loads, and only the last one losses."""
-        lm, mtp, balance, load_me = (part.double() for part in sums)
-        balance, load_me = balance / self.layout.cp, load_me / self.layout.cp
-        flat = self.over_ranks(torch.cat((lm.view(1), mtp, balance.view(1), load_me.flatten()))) / self.layout.tp
-        depths = mtp.numel()
-        load_me = flat[2 + depths :].view(load_me.shape).round()
-        return LossSums(flat[0], flat[1 : 1 + depths], flat[1 + depths], load_me)
+        own = LossSums(*(part.double() for part in sums))
+        whole = own._replace(
+            **{name: getattr(own, name) / self.layout.cp for name in ("balance", "router_z", "load_me")}
+        )
+        flat = self.over_ranks(torch.cat([part.flatten() for part in whole])) / self.layout.tp
+        parts = flat.split([part.numel() for part in whole])
+        total = LossSums(*(part.view(one.shape) for part, one in zip(parts, whole, strict=True)))
+        return total._replace(load_me=total.load_me.round())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +67,24 @@ class Normalizers:
 
 def weigh(sums: LossSums, normalizers: Normalizers, config: ModelConfig) -> Tensor:
     """The training loss: mean next-token loss, plus lambda times the mean over depths of theirs, plus alpha times the
-    balance loss summed over layers. Each mean is over the targets that exist (as Megatron-LM; the paper divides
-    depth k by the whole length)."""
+    balance loss summed over layers, plus the z-losses of head and routers times their weights. Each mean is over the
+    targets that exist (as Megatron-LM; the paper divides depth k by the whole length)."""
     total = sums.lm / normalizers.lm
+    if config.z_loss:
+        total = total + config.z_loss * sums.z / normalizers.lm
     if config.multi_token_prediction is not None:
         by_depth = sums.mtp / normalizers.mtp.to(sums.mtp.dtype)
         total = total + normalizers.now(config.multi_token_prediction.loss_weight) * by_depth.mean()
-    return total + weigh_balance(sums.balance, normalizers, config)
+    return total + weigh_routers(sums.balance, sums.router_z, normalizers, config)
 
 
-def weigh_balance(balance: Tensor, normalizers: Normalizers, config: ModelConfig) -> Tensor:
-    """The part of the training loss that comes from balance losses summed over sequences and layers."""
+def weigh_routers(balance: Tensor, router_z: Tensor, normalizers: Normalizers, config: ModelConfig) -> Tensor:
+    """The part of the training loss that comes from the routers' losses, summed over sequences and layers."""
     if not isinstance(config.feed_forward, MoeFeedForward):
         return torch.zeros_like(balance)
-    return config.feed_forward.router.balance_weight * balance / normalizers.sequences
+    router = config.feed_forward.router
+    total = router.balance_weight * balance / normalizers.sequences
+    return total + router.z_loss * router_z / normalizers.sequences if router.z_loss else total
 
 
 def report(
@@ -93,10 +99,14 @@ def report(
     parts = {"lm": float(total_sums.lm) / normalizers.lm}
     if total_sums.mtp.numel():
         parts["mtp"] = float((total_sums.mtp / normalizers.mtp).mean())
+    if config.z_loss:
+        parts["z"] = float(total_sums.z) / normalizers.lm
     violation: list[float] = []
     names = mixture_names(config)
     if names:
         parts["balance"] = float(total_sums.balance) / (normalizers.sequences * len(names))
+        if isinstance(config.feed_forward, MoeFeedForward) and config.feed_forward.router.z_loss:
+            parts["router_z"] = float(total_sums.router_z) / (normalizers.sequences * len(names))
         violation = max_violation(total_sums.load_me).tolist()
         balancing.observe(total_sums.load_me[[names.index(name) for name in balancing.layer_names]])
     return LossReport(

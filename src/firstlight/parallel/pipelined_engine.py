@@ -81,7 +81,8 @@ class PipelinedEngine:
         for copied in self._copied:
             copied.sum()
         self._embedding.return_gradient()
-        return report(self._measured(), normalizers, self._work.sums, self._work.balancing, self._config)
+        work = self._work
+        return work.watched(report(self._measured(), normalizers, work.sums, work.balancing, self._config))
 
     @torch.no_grad()
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:

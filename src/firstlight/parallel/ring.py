@@ -16,6 +16,7 @@ from torch import Tensor
 
 from firstlight.layout.context import chunks_of
 from firstlight.ops.attention_blocks import Block, Part, blocks_between, join_part
+from firstlight.ops.attention_logits import raise_to_block
 from firstlight.parallel.device import block_kernel
 
 
@@ -51,6 +52,8 @@ class Ring:
     scale: float
     window: int | None = None
     documents_bs: Tensor | None = None
+    largest_h: Tensor | None = None
+    """Raised to the largest logits of the queries that are here."""
 
     def turns(self, pair: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Each turn with the keys and values that are here in it, this rank's own first."""
@@ -76,6 +79,20 @@ class Ring:
                     rows = _slice(block.queries, first_row - queries.start)
                     yield block, rows, _slice(block.keys, first_column - keys.start)
 
+    def watch(self, turn: int, query: Tensor, key: Tensor) -> None:
+        """Raise the largest logits to those of a turn."""
+        if self.largest_h is None:
+            return
+        for block, rows, columns in self.blocks(turn, is_fused=False):
+            raise_to_block(
+                self.largest_h,
+                query[:, :, rows],
+                key[:, :, columns],
+                scale=self.scale,
+                block=block,
+                mask=block.mask(self.documents_bs, query.device),
+            )
+
 
 def ring_attention(
     query_bhsk: Tensor, key_bgsk: Tensor, value_bgsv: Tensor, ring: Ring, *, sinks_h: Tensor | None = None
@@ -99,6 +116,7 @@ class _RingAttention(torch.autograd.Function):
         kernel = block_kernel(query, out)
         for turn, here in ring.turns(pair):
             key, value = here.split(widths, dim=-1)
+            ring.watch(turn, query, key)
             for block, rows, columns in ring.blocks(turn, is_fused=kernel.is_fused):
                 part = kernel.attend(
                     query[:, :, rows],

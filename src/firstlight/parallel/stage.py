@@ -11,7 +11,7 @@ from torch import Tensor
 from firstlight.models.decoder import Decoder, LossSums, join_loads
 from firstlight.models.moe import mixture_names
 from firstlight.models.places import Inputs
-from firstlight.parallel.losses import Normalizers, weigh, weigh_balance
+from firstlight.parallel.losses import Normalizers, weigh, weigh_routers
 
 
 class StageRun:
@@ -52,11 +52,12 @@ class StageRun:
                 sums = decoder.losses(hidden_bsd, loads, inputs)
                 self._keep(sums)
                 return sums.lm if self._normalizers is None else weigh(sums, self._normalizers, decoder.config)
-            balance, load_me = join_loads(loads, hidden_bsd)
-            self._keep(LossSums(hidden_bsd.new_zeros(()), self._no_mtp(hidden_bsd), balance, load_me))
+            balance, router_z, load_me = join_loads(loads, hidden_bsd)
+            none = hidden_bsd.new_zeros(())
+            self._keep(LossSums(none, self._no_mtp(hidden_bsd), none, balance, router_z, load_me))
             if self._normalizers is None or not loads:
                 return hidden_bsd
-            loss = weigh_balance(balance, self._normalizers, decoder.config)
+            loss = weigh_routers(balance, router_z, self._normalizers, decoder.config)
             out: Tensor = _WithLoss.apply(hidden_bsd, loss)  # type: ignore[no-untyped-call]
             return out
 
@@ -65,13 +66,14 @@ class StageRun:
         return like.new_zeros(depths)
 
     def _keep(self, sums: LossSums) -> None:
-        lm, mtp, balance, load_me = (part.detach() for part in sums)
+        kept = LossSums(*(part.detach() for part in sums))
+        load_me = kept.load_me
         experts = load_me.shape[1] if load_me.numel() else _num_experts(self._decoder)
         all_loads_me = load_me.new_zeros(self._num_mixtures, experts)
         if load_me.numel():
             # The layers of multi-token prediction, which may rest, are the last ones.
             all_loads_me[self._rows[: load_me.shape[0]]] = load_me
-        self.sums.append(LossSums(lm, mtp, balance, all_loads_me))
+        self.sums.append(kept._replace(load_me=all_loads_me))
 
 
 class _WithLoss(torch.autograd.Function):

@@ -14,9 +14,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
-from firstlight.models.decoder import Decoder
+from firstlight.models.decoder import Decoder, TokenSums
 from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.sharding import Cut, cut_of, cuts
+from firstlight.ops.cross_entropy import capped
 from firstlight.parallel.copied import mark_as_copied
 from firstlight.parallel.local_parameters import distribute, local_part
 from firstlight.parallel.parts import summed
@@ -55,14 +56,14 @@ class VocabularyParallelLoss:
     torch's `loss_parallel` would also have to stand round the backward pass, which is the engine's.
     """
 
-    def __init__(self, mesh: DeviceMesh) -> None:
+    def __init__(self, mesh: DeviceMesh, soft_cap: float | None) -> None:
         self._mesh = mesh
+        self._soft_cap = soft_cap
 
-    def __call__(self, hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> Tensor:
+    def __call__(self, hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor) -> TokenSums:
         """As `token_loss` of the decoder, of the part of the sequence that is here and the head's rows."""
         hidden_td = gathered(hidden_bsd, self._mesh).to_local(grad_placements=[Partial()]).flatten(0, 1)
-        logits_tv = F.linear(hidden_td, local_part(weight_vd))
-        logits_tv = logits_tv if logits_tv.dtype == torch.float64 else logits_tv.float()
+        logits_tv = capped(F.linear(hidden_td, local_part(weight_vd)), self._soft_cap)
         largest_t = logits_tv.detach().amax(-1)
         dist.all_reduce(largest_t, op=dist.ReduceOp.MAX, group=self._mesh.get_group())
         logits_tv = logits_tv - largest_t.unsqueeze(-1)
@@ -72,7 +73,9 @@ class VocabularyParallelLoss:
         picked_t = logits_tv.gather(-1, place_t.clamp(0, size - 1).unsqueeze(-1)).squeeze(-1)
         here = torch.stack((logits_tv.exp().sum(-1), torch.where(is_here_t, picked_t, 0.0)))
         total_t, target_t = summed(here, self._mesh)
-        return torch.where(mask_bs.flatten() != 0, total_t.log() - target_t, 0.0).sum()
+        counts_t, log_sum_t = mask_bs.flatten() != 0, total_t.log()
+        z_t = (log_sum_t + largest_t).square()
+        return TokenSums(torch.where(counts_t, log_sum_t - target_t, 0.0).sum(), torch.where(counts_t, z_t, 0.0).sum())
 
 
 def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
@@ -88,7 +91,7 @@ def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
         weight = distribute_tensor(model.head.weight.detach(), mesh, [Shard(0)], src_data_rank=None)
         model.head.weight = nn.Parameter(weight)
         model.tie()
-        model.token_loss = VocabularyParallelLoss(mesh)
+        model.token_loss = VocabularyParallelLoss(mesh, model.config.logit_soft_cap)
 
 
 def gathered(part: Tensor, mesh: DeviceMesh) -> DTensor:

@@ -1,5 +1,6 @@
 """Judges every step: go on, or stop and why. Sees plain numbers only, and all ranks reach the same verdict."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -52,13 +53,16 @@ class Guard:
 
     def _judge_update(self, report: StepReport) -> Stop | None:
         """The gradient norm is one number on all ranks, and so is this verdict."""
-        if report.update.applied:
+        update = report.update
+        if update.applied:
             self._skipped_in_a_row = 0
             return None
         self._skipped_in_a_row += 1
-        fact = f"step {report.step}: gradient norm is {report.update.grad_norm}, loss {report.loss.total}; not applied"
+        is_finite = math.isfinite(update.grad_norm)
+        why = f", more than {update.norm_limit} (optimizer.skip_above)" if is_finite else ""
+        fact = f"step {report.step}: gradient norm is {update.grad_norm}{why}, loss {report.loss.total}; not applied"
         get_logger().warning(fact)
-        if self._config.on_not_finite == "stop":
+        if self._config.on_not_finite == "stop" and not is_finite:
             return Stop(reason=f"{fact} (resilience.on_not_finite = stop)", exit_code=FirstlightError.exit_code)
         if self._skipped_in_a_row >= self._config.max_skipped_steps:
             reason = f"{fact}, {self._skipped_in_a_row} times in a row (resilience.max_skipped_steps)"

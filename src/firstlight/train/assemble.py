@@ -1,6 +1,7 @@
 """RunConfig to Parts and TrainState: the only place of the room that names concrete classes."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +29,9 @@ from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
+from firstlight.optim.averages import Averages
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
+from firstlight.optim.qk_clip import QkClip
 from firstlight.optim.schedule import number_at
 from firstlight.parallel.apply import (
     Keeping,
@@ -39,6 +42,7 @@ from firstlight.parallel.apply import (
     parameter_names,
     routers,
 )
+from firstlight.parallel.attention_logits import AttentionLogits
 from firstlight.parallel.device import (
     has_fused_adamw,
     measure_peak_flops,
@@ -123,29 +127,25 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     progress = Progress()
     now = _now(config, progress)
     balancing = BiasBalancing(routers(*model.stages), now)
-    engine = build_engine(config, layout, model, balancing, now)
+    logits = _attention_logits(config, layout, model, place.world.rank)
+    engine = build_engine(config, layout, model, balancing, now, logits)
+    averages = Averages(
+        config.averages, parameter_names(*model.stages), buffer_names(*model.stages), lambda: progress.updates
+    )
     guard = Guard(
         config.resilience,
         place.peers,
         stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step),
     )
-    around = Surroundings(
-        learning_rate=number_at(learning_rate_of(config), span_of(config)),
-        sum_over_ranks=sum_over_ranks,
-        after_update=balancing.update,
-        is_fused=has_fused_adamw(place.device),
-        keeps_moments_in_host=config.offload.optimizer_state == "host",
-        copies=copies_in(layout),
-        num_heads=config.model.attention.num_attention_heads,
-        now=now,
-        progress=progress,
-    )
+    after_update = _in_turn(balancing.update, *_qk_clip(config, model, logits), averages.update)
+    around = replace(_surroundings(config, layout, place, now), after_update=after_update, progress=progress)
     state = TrainState(
         stages=model.stages,
         optimizer=Optimizer(parameter_names(*model.stages), config.optimizer, around),
         data=_stream(config, inputs, layout, place.world.rank),
         data_fingerprint=inputs.train_fingerprint,
         guard=guard,
+        averages=averages,
         total_steps=config.training.steps,
         accept_data=place.accept_data if DATA in place.accepted else None,
     )
@@ -189,7 +189,12 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
 
 
 def build_engine(
-    config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing, now: Now = unscheduled
+    config: RunConfig,
+    layout: Layout,
+    model: LaidOut,
+    balancing: BiasBalancing,
+    now: Now = unscheduled,
+    logits: AttentionLogits | None = None,
 ) -> Engine:
     """The engine for a model that is laid out already."""
     work = Work(
@@ -198,11 +203,48 @@ def build_engine(
         sums=RankSums(layout=layout),
         balancing=balancing,
         now=now,
+        logits=logits,
     )
     if model.pipeline_group is None:
         (whole,) = model.stages
         return PlainEngine(whole, work)
     return PipelinedEngine(model, config.parallelism.pipeline.schedule, work)
+
+
+def _attention_logits(config: RunConfig, layout: Layout, model: LaidOut, rank: int) -> AttentionLogits | None:
+    """What measures them, where something asks for them."""
+    is_wanted = config.optimizer.qk_clip is not None or config.monitor.watches_attention_logits
+    return AttentionLogits(model.stages, layout, rank) if is_wanted else None
+
+
+def _qk_clip(config: RunConfig, model: LaidOut, logits: AttentionLogits | None) -> list[Callable[[], None]]:
+    """Clips by the logits of the step, where the configuration says so."""
+    clip = config.optimizer.qk_clip
+    if clip is None or logits is None:
+        return []
+    return [QkClip(parameter_names(*model.stages), config.model.attention, clip, lambda: logits.largest)]
+
+
+def _surroundings(config: RunConfig, layout: Layout, place: Place, now: Now) -> Surroundings:
+    """Of an optimizer, so far without what follows an update."""
+    return Surroundings(
+        learning_rate=number_at(learning_rate_of(config), span_of(config)),
+        sum_over_ranks=sum_over_ranks,
+        after_update=lambda: None,
+        is_fused=has_fused_adamw(place.device),
+        keeps_moments_in_host=config.offload.optimizer_state == "host",
+        copies=copies_in(layout),
+        num_heads=config.model.attention.num_attention_heads,
+        now=now,
+    )
+
+
+def _in_turn(*acts: Callable[[], None]) -> Callable[[], None]:
+    def act() -> None:
+        for one in acts:
+            one()
+
+    return act
 
 
 def run_facts(config: RunConfig, place: Place) -> dict[str, object]:

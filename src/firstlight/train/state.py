@@ -6,16 +6,20 @@ seed and the position. So there is no generator to save.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from firstlight.base.errors import InputError
 from firstlight.data.stream import Batch, TokenStream
 from firstlight.models.decoder import Decoder
+from firstlight.optim.averages import Averages
 from firstlight.optim.optimizer import Optimizer
 from firstlight.parallel.apply import buffer_names, parameter_names
 from firstlight.resilience.guard import Guard
+
+Weights = Literal["model", "ema"]
+"""Those that were trained, or their moving average."""
 
 
 @dataclass(kw_only=True)
@@ -30,6 +34,7 @@ class TrainState:
     data: TokenStream
     data_fingerprint: str
     guard: Guard
+    averages: Averages
     total_steps: int
     accept_data: Callable[[str, str], None] | None = None
     """Told of the fingerprints there and here when the data has changed and that is accepted; None refuses it."""
@@ -50,8 +55,9 @@ class TrainState:
         self.tokens += batch.samples * sequence_length
 
     def tensors(self) -> dict[str, Tensor]:
-        """The live tensors: `model/...` parameters and router biases, `optimizer/...` moments."""
-        return model_tensors(*self.stages) | {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
+        """The live tensors: `model/...` parameters and router biases, `optimizer/...` moments, averages of weights."""
+        moments = {f"optimizer/{name}": moment for name, moment in self.optimizer.tensors().items()}
+        return {**model_tensors(*self.stages), **moments, **self.averages.tensors()}
 
     def state_dict(self) -> dict[str, Any]:
         """All that is not a tensor, as plain values."""
@@ -83,6 +89,7 @@ class TrainState:
         self.guard.load_state_dict(state["guard"])
 
 
-def model_tensors(*stages: Decoder) -> dict[str, Tensor]:
-    """Parameters and buffers under the names that checkpoints use."""
-    return {f"model/{name}": tensor for name, tensor in (parameter_names(*stages) | buffer_names(*stages)).items()}
+def model_tensors(*stages: Decoder, weights: Weights = "model") -> dict[str, Tensor]:
+    """Parameters and buffers under the names that checkpoints use for such weights."""
+    tensors = parameter_names(*stages) | buffer_names(*stages)
+    return {f"{weights}/{name}": tensor for name, tensor in tensors.items()}

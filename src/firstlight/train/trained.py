@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
 from firstlight.base.peers import Alone
 from firstlight.base.report import EvalReport
@@ -20,7 +21,7 @@ from firstlight.parallel.device import pick_device
 from firstlight.train.assemble import build_engine, held_out_masking, open_held_out_sets
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, Portion
 from firstlight.train.run_folder import RunFolder, open_run
-from firstlight.train.state import model_tensors
+from firstlight.train.state import Weights, model_tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +34,25 @@ class TrainedRun:
     step: int
 
 
-def load_trained(path: Path) -> TrainedRun:
-    """Load the model of the run in `path`. Raises InputError when it is no run, NoCheckpointError without weights."""
+def load_trained(path: Path, weights: Weights = "model") -> TrainedRun:
+    """Load the model of the run in `path`. Raises InputError when it is no run or has no such weights,
+    NoCheckpointError without a checkpoint."""
     folder, config = open_run(path)
+    require_weights(path, config, weights)
     device = pick_device(0, local_size=1)
     with torch.device("meta"):
         model = family_of(config.model).build(config.model)
     model.allocate(device)
-    manifest = load_newest(folder.checkpoints, model_tensors(model), read_key(config.checkpoint.key_file))
+    tensors = model_tensors(model, weights=weights)
+    manifest = load_newest(folder.checkpoints, tensors, read_key(config.checkpoint.key_file))
     get_logger().info("%s: the model after step %d of %d", path, manifest.step, config.training.steps)
     return TrainedRun(folder=folder, config=config, model=model.eval(), step=manifest.step)
+
+
+def require_weights(path: Path, config: RunConfig, weights: Weights) -> None:
+    """Raise InputError when the run in `path` keeps none of these."""
+    if weights == "ema" and config.averages.ema is None:
+        raise InputError(f"{path} has no moving average: its averages.ema is null; use --weights model")
 
 
 def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalReport]:

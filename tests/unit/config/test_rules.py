@@ -107,6 +107,18 @@ CASES = (
         line="optimizer.splits_heads = true does not go with model.attention.kind = gqa; use false, or kind mla",
     ),
     Case(
+        rule=recipe_rules.heads_can_be_clipped,
+        overrides=(
+            "model.family=qwen3",
+            "model.multi_token_prediction=null",
+            "model.feed_forward={kind: dense, intermediate_size: 64}",
+            "model.attention={kind: gqa, num_attention_heads: 4, qk_norm: per_head}",
+            "optimizer.qk_clip={}",
+        ),
+        line="optimizer.qk_clip has no effect with model.attention.qk_norm = per_head, which limits logits itself; use "
+        "null, or qk_norm none",
+    ),
+    Case(
         rule=rules.experts_divide,
         overrides=("parallelism.expert_parallel=3",),
         line="parallelism.expert_parallel = 3 does not divide model.feed_forward.n_routed_experts = 4; use 1, 2, 4",

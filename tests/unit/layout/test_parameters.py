@@ -5,10 +5,12 @@ from math import prod
 import pytest
 import torch
 
+from firstlight.config.averages import AveragesConfig, EmaConfig, PmaConfig
 from firstlight.config.model import ModelConfig
+from firstlight.config.optimizer import AdamWConfig, MuonConfig
 from firstlight.layout.buckets import buckets
 from firstlight.layout.counts import count_parameters
-from firstlight.layout.memory import largest_gathered_unit, state_of_rank, whole_between_micro_batches
+from firstlight.layout.memory import Kept, largest_gathered_unit, state_of_rank, whole_between_micro_batches
 from firstlight.layout.mesh import Layout
 from firstlight.layout.parameters import elements_of_rank, parameters_of, parameters_of_stage, sharded_dim
 from firstlight.layout.stages import Stage
@@ -23,6 +25,7 @@ MODELS: dict[str, ModelConfig] = {
     "tied": llama(tie_word_embeddings=True),
     **{family: of_family(family) for family in OTHER_FAMILIES},
 }
+ADAMW = Kept(optimizer=AdamWConfig(learning_rate=1))
 SLICED = Layout(dp_shard=2, tp=4, ep=2, etp=2)
 BY_CUT = {"vocabulary": "rows", "column": "rows", "gathered_column": "rows", "row": "columns", "copied": "copied"}
 
@@ -70,17 +73,35 @@ def test_stages_have_the_parameters_of_their_modules(name: str) -> None:
 def test_a_copy_of_the_embedding_has_neither_gradient_nor_moments() -> None:
     model = deepseek(multi_token_prediction={})
     stages = [Stage(index=index, count=2, layers=layers) for index, layers in enumerate((range(2), range(2, 3)))]
-    states = [state_of_rank(model, Layout(pp=2), rank, [stage]) for rank, stage in enumerate(stages)]
+    states = [state_of_rank(model, Layout(pp=2), rank, [stage], kept=ADAMW) for rank, stage in enumerate(stages)]
     embedding = model.vocab_size * model.hidden_size * 4
     assert [state.parameters - state.gradients for state in states] == [0, embedding]
     assert [state.moments for state in states] == [2 * state.gradients for state in states]
     assert sum(state.gradients for state in states) == 4 * count_parameters(model).total
 
 
+def test_moments_and_averages_are_those_of_the_optimizer() -> None:
+    model = deepseek(multi_token_prediction={})
+    whole = state_of_rank(model, Layout(), 0, kept=ADAMW)
+    half = state_of_rank(model, Layout(), 0, kept=Kept(optimizer=AdamWConfig(learning_rate=1, moments="bf16")))
+    assert (whole.moments, half.moments, half.total) == (2 * whole.gradients, whole.gradients, 3 * whole.gradients)
+    both = AveragesConfig(ema=EmaConfig(), pma=PmaConfig())
+    muon = state_of_rank(model, Layout(), 0, kept=Kept(optimizer=MuonConfig(learning_rate=1), averages=both))
+    vectors_and_words = {"embedding.weight", "head.weight"}
+    of_adamw = sum(
+        prod(one.shape)
+        for one in parameters_of(model)
+        if len(one.shape) == 1 or one.name in vectors_and_words or ".router." in one.name
+    )
+    assert muon.moments == whole.gradients + 4 * of_adamw
+    # Two layers of experts and one of prediction ahead have eight biases each.
+    assert muon.averages == 2 * whole.gradients + 3 * 8 * 4
+
+
 def test_a_pipeline_keeps_whole_what_is_sharded() -> None:
     model, stage = deepseek(), Stage(index=0, count=2, layers=range(1))
     layout = Layout(pp=2, dp_shard=2)
-    whole = state_of_rank(model, Layout(pp=2), 0, [stage]).parameters
+    whole = state_of_rank(model, Layout(pp=2), 0, [stage], kept=ADAMW).parameters
     assert whole_between_micro_batches(model, layout, [stage]) == 2 * whole
     assert whole_between_micro_batches(model, Layout(pp=2), [stage]) == 0
     assert whole_between_micro_batches(model, Layout(dp_shard=2)) == 0
@@ -89,7 +110,7 @@ def test_a_pipeline_keeps_whole_what_is_sharded() -> None:
 def test_memory_falls_with_each_axis_that_shards() -> None:
     model = deepseek(multi_token_prediction={})
     sizes = {
-        layout: state_of_rank(model, layout, 0).total
+        layout: state_of_rank(model, layout, 0, kept=ADAMW).total
         for layout in (Layout(), Layout(dp_shard=2), Layout(dp_shard=4), Layout(tp=2), Layout(tp=4), Layout(tp=4, ep=4))
     }
     assert sizes[Layout()] > sizes[Layout(dp_shard=2)] > sizes[Layout(dp_shard=4)]

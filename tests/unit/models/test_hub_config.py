@@ -128,3 +128,9 @@ def test_families_differ_in_their_choices(family: str) -> None:
     config = CONFIGS.get(family) or CONFIGS["deepseek"]
     as_llama = config.model_copy(update={"family": "llama"})
     assert bool(list(refused_choices(as_llama))) == (family != "llama")
+
+
+def test_a_soft_cap_has_no_field_there() -> None:
+    model = llama(logit_soft_cap=30.0)
+    with pytest.raises(InputError, match=r"model\.logit_soft_cap = 30\.0 has no field"):
+        family_of(model).config_json(model)

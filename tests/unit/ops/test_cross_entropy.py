@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from firstlight.ops.cross_entropy import summed_cross_entropy
+from firstlight.ops.cross_entropy import summed_cross_entropy, summed_cross_entropy_and_z
 
 
 def head(*, tokens: int, width: int, vocabulary: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,3 +64,23 @@ def test_gradients_are_those_of_the_function() -> None:
     hidden, weight, labels = head(tokens=4, width=3, vocabulary=5, dtype=torch.float64)
     mask = torch.tensor([1.0, 0, 1, 1])
     assert torch.autograd.gradcheck(lambda h, w: summed_cross_entropy(h, w, labels, mask), (hidden, weight))
+
+
+@pytest.mark.parametrize("soft_cap", [None, 0.7])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+def test_the_squared_log_sum_comes_with_the_loss(soft_cap: float | None, dtype: torch.dtype, tolerance: float) -> None:
+    hidden, weight, labels = head(tokens=20, width=8, vocabulary=17, dtype=dtype)
+    mask = (torch.arange(20) % 3 > 0).float()
+    exact_hidden, exact_weight = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    kept = mask.bool()
+    logits = exact_hidden[kept] @ exact_weight.T
+    if soft_cap is not None:
+        logits = soft_cap * (logits / soft_cap).tanh()
+    expected = F.cross_entropy(logits, labels[kept], reduction="sum"), logits.exp().sum(-1).log().square().sum()
+    labels[~kept] = 10**9
+    loss, z = summed_cross_entropy_and_z(hidden, weight, labels, mask, soft_cap=soft_cap)
+    assert [loss.item(), z.item()] == pytest.approx([one.item() for one in expected], rel=tolerance)
+    (loss + 0.3 * z).backward()
+    (expected[0] + 0.3 * expected[1]).backward()
+    for ours, theirs in [(hidden.grad, exact_hidden.grad), (weight.grad, exact_weight.grad)]:
+        assert (ours.double() - theirs).norm() <= 2 * tolerance * theirs.norm()

@@ -26,6 +26,7 @@ CONFIGS = {
     "deepseek": deepseek(multi_token_prediction={"num_layers": 2}, router={"sequence_balance_loss": 0.5}),
     "deepseek_no_mtp": deepseek(router={"sequence_balance_loss": 0.5}),
     "llama": llama(),
+    "z": deepseek(z_loss=0.3, logit_soft_cap=0.5, router={"sequence_balance_loss": 0.5, "z_loss": 0.7}),
     # Balanced by its loss alone; the sums are over sequences, so that micro-batches do not matter.
     "gpt_oss": of_family("gpt_oss", feed_forward=GPT_OSS_EXPERTS),
 }
@@ -87,15 +88,36 @@ def test_micro_batches_add_up_to_the_batch(
         assert (part_gradients[name] - expected).norm() <= tolerance * expected.norm(), name
 
 
+def observed_router_logits(model: Decoder) -> list[Tensor]:
+    """Grows by the logits [b, s, e] of every router that is called."""
+    seen: list[Tensor] = []
+    for router in routers(model).values():
+        router.register_forward_hook(
+            lambda router, inputs, _out: seen.append(torch.nn.functional.linear(inputs[0], router.weight))
+        )
+    return seen
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_gradients_are_those_of_the_weighted_means(config: Any) -> None:
     # The objective written once more, from one forward pass over the whole batch.
     model, rows = filled(config, dtype=torch.float64), batch()
     tokens, labels = torch.from_numpy(rows.tokens), torch.from_numpy(rows.labels)
     mask = torch.from_numpy(rows.loss_mask).double()
+    router_logits = observed_router_logits(model)
     sums = model(tokens, labels, mask)
     loss = sums.lm / mask.sum()
     expected_parts = {"lm": loss.item()}
+    if config.z_loss:
+        z = {"router_z": torch.stack([one.logsumexp(-1).square().mean() for one in router_logits])}
+        scores = model.logits(tokens)
+        z["z"] = (scores.logsumexp(-1).square() * mask).sum() / mask.sum()
+        torch.testing.assert_close(
+            sums.lm, (torch.nn.functional.cross_entropy(scores.mT, labels, reduction="none") * mask).sum()
+        )
+        assert scores.abs().max() < config.logit_soft_cap
+        loss = loss + config.z_loss * z["z"] + config.feed_forward.router.z_loss * z["router_z"].sum()
+        expected_parts |= {name: value.mean().item() for name, value in z.items()}
     if model.mtp:
         ahead = [sums.mtp[depth - 1] / mask[:, depth:].sum() for depth in (1, 2)]
         loss = loss + 0.3 * sum(ahead) / 2
@@ -196,7 +218,9 @@ def test_weighing_is_the_sum_of_weighted_means(config: str, expected: float) -> 
     sums = LossSums(
         lm=torch.tensor(12.0),
         mtp=torch.tensor([10.0, 4.0]),
+        z=torch.tensor(16.0),
         balance=torch.tensor(6.0),
+        router_z=torch.tensor(9.0),
         load_me=torch.zeros(4, 8, dtype=torch.int64),
     )
     counts = Normalizers(lm=8.0, mtp=torch.tensor([5.0, 4.0], dtype=torch.float64), sequences=3.0)
@@ -209,7 +233,9 @@ def test_weight_of_prediction_ahead_is_that_of_the_step() -> None:
     weight = {"value": 0.5, "schedule": {"type": "piecewise", "pieces": [{"steps": 2, "ratio": 1}], "final_ratio": 0.5}}
     config = deepseek(multi_token_prediction={"num_layers": 2, "loss_weight": weight})
     zero = torch.tensor(0.0)
-    sums = LossSums(lm=zero, mtp=torch.tensor([10.0, 4.0]), balance=zero, load_me=torch.zeros(4, 8))
+    sums = LossSums(
+        lm=zero, mtp=torch.tensor([10.0, 4.0]), z=zero, balance=zero, router_z=zero, load_me=torch.zeros(4, 8)
+    )
     for step, expected in ((0, 0.75), (1, 0.75), (2, 0.375)):
         counts = Normalizers(
             lm=8.0,

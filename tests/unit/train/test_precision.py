@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.runs import TinyRun, make_tiny_run
 from tests.unit.train.tiny import train_here
@@ -30,6 +32,20 @@ def test_bf16_follows_fp32(plain: list[float], tmp_path: Path):
 
 def test_deterministic_changes_nothing_on_cpu(plain: list[float], tmp_path: Path):
     assert losses(tmp_path, "training.deterministic=true") == plain
+
+
+def test_two_deterministic_runs_end_with_the_same_bits(tmp_path: Path):
+    ends = []
+    for name in ("first", "second"):
+        run = make_tiny_run(tmp_path / name)
+        train_here(run, "training.deterministic=true", "training.steps=4")
+        assert torch.are_deterministic_algorithms_enabled()
+        files = sorted(next(run.checkpoints.glob("*4")).glob("*.safetensors"))
+        ends.append({f"{file.name}/{key}": tensor for file in files for key, tensor in load_file(file).items()})
+    first, second = ends
+    assert len(first) > 50
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
 
 
 def test_recomputation_changes_nothing(plain: list[float], tmp_path: Path):
