@@ -67,7 +67,7 @@ def batch(step: int, *, data_rank: int, data_size: int, is_packed: bool = False)
 
 def engine_of(layout: Layout, pipeline: PipelineConfig, model: LaidOut, balancing: BiasBalancing) -> Engine:
     """As a run has it."""
-    work = Work(micro_batch_size=MICRO_BATCH, autocast_dtype=None, sums=RankSums(layout=layout), balancing=balancing)
+    work = Work(micro_batch_size=MICRO_BATCH, sums=RankSums(layout=layout), balancing=balancing)
     if model.pipeline_group is None:
         return PlainEngine(model.stages[0], work)
     return PipelinedEngine(model, pipeline.schedule, work)

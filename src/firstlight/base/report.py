@@ -20,10 +20,12 @@ class LossReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What the optimizer did: whether it changed the weights, and the gradient norm before clipping."""
+    """What the optimizer did: whether it changed the weights, the gradient norm before clipping, and by what the loss
+    was multiplied for the backward pass."""
 
     applied: bool
     grad_norm: float
+    loss_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

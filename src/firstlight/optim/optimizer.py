@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from firstlight.base.report import Update
 from firstlight.config.optimizer import OptimizerSection
 from firstlight.config.schedule import Now, unscheduled
+from firstlight.optim.loss_scale import LossScale, NoLossScale
 from firstlight.optim.rule import Keeping, Rates
 from firstlight.optim.rules import BUILDERS, Given, members_of
 
@@ -29,6 +31,7 @@ class Surroundings:
     `sum_over_ranks`: the sum over all ranks. `copies`: how many of them hold the same block of a gradient.
     `keeps_moments_in_host`: moments are on the parameters' device during their update only.
     `after_update`: runs after each applied update, before `progress` counts it. `now`: scheduled numbers.
+    `loss_scale`: by what gradients are multiplied when they come.
     """
 
     learning_rate: Callable[[int], float]
@@ -41,6 +44,7 @@ class Surroundings:
     """Of the model's attention."""
     now: Now = unscheduled
     progress: Progress = field(default_factory=Progress)
+    loss_scale: LossScale = field(default_factory=NoLossScale)
 
 
 class Optimizer:
@@ -67,6 +71,8 @@ class Optimizer:
 
         The norm is summed over all ranks, so all of them decide alike.
         """
+        scale = self._around.loss_scale.value
+        self._unscale(scale)
         grad_norm = float(self._grad_norm())
         is_finite = math.isfinite(grad_norm)
         if is_finite:
@@ -78,19 +84,23 @@ class Optimizer:
             self._around.progress.updates += 1
         for parameter in self._parameters.values():
             parameter.grad = None
-        return Update(applied=is_finite, grad_norm=grad_norm)
+        self._around.loss_scale.observe(applied=is_finite)
+        return Update(applied=is_finite, grad_norm=grad_norm, loss_scale=scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """The live moments, under `<moment>/<parameter>`."""
         return {name: tensor for rule in self._rules for name, tensor in rule.tensors().items()}
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """What `tensors` does not hold."""
-        return {"updates": self._around.progress.updates}
+        scale = self._around.loss_scale.state_dict()
+        return {"updates": self._around.progress.updates} | ({"loss_scale": scale} if scale else {})
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue after `updates` applied updates; the moments have been filled through `tensors`."""
         self._around.progress.updates = state["updates"]
+        if "loss_scale" in state:
+            self._around.loss_scale.load_state_dict(state["loss_scale"])
         for rule in self._rules:
             rule.load_updates(state["updates"])
 
@@ -108,6 +118,10 @@ class Optimizer:
         # Each block counts once, on however many ranks and meshes it lies.
         shares = squares.new_tensor([1 / self._around.copies(gradient) for gradient in self._whole_gradients()])
         return self._around.sum_over_ranks((squares * shares).sum()).sqrt()
+
+    def _unscale(self, scale: float) -> None:
+        if scale != 1:
+            torch._foreach_div_(self._gradients(), scale)
 
     def _clip(self, grad_norm: float) -> None:
         limit = self._config.max_grad_norm

@@ -1,6 +1,6 @@
 """RunConfig to Parts and TrainState: the only place of the room that names concrete classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,8 @@ from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.object_store import StoredCopies, open_store
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.pipeline import SPLITS_BACKWARD
-from firstlight.config.schedule import Now, unscheduled
+from firstlight.config.precision import Fp16Precision
+from firstlight.config.schedule import Now
 from firstlight.config.scheduled_numbers import learning_rate_of, span_of
 from firstlight.config.schema import RunConfig
 from firstlight.convert.hub_weights import read_weights
@@ -32,6 +33,7 @@ from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
+from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
 from firstlight.optim.schedule import number_at
 from firstlight.parallel.apply import (
@@ -43,6 +45,7 @@ from firstlight.parallel.apply import (
     parameter_names,
     routers,
 )
+from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.device import (
     has_fused_adamw,
     measure_peak_flops,
@@ -59,8 +62,6 @@ from firstlight.train.exports import PeriodicExport
 from firstlight.train.loop import Parts
 from firstlight.train.run_folder import DATA, Difference, RunFolder
 from firstlight.train.state import TrainState
-
-AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     torch.use_deterministic_algorithms(config.training.deterministic)
     require_memory_apart(place.device, config.offload)
     layout = Layout.of(config.parallelism, place.world.size)
+    arithmetic = Arithmetic.of(config.training.precision, place.device)
     model = build_parallel(
         config.model,
         layout,
@@ -149,6 +151,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         stages=_stages(config, layout, place.world.rank),
         device=place.device,
         seed=config.training.seed,
+        arithmetic=arithmetic,
     )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
@@ -156,7 +159,9 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     progress = Progress()
     now = _now(config, progress)
     balancing = BiasBalancing(routers(*model.stages), now)
-    engine = build_engine(config, layout, model, balancing, now)
+    loss_scale = loss_scale_of(config)
+    work = replace(work_of(config, layout, balancing, place.device), now=now, loss_scale=lambda: loss_scale.value)
+    engine = build_engine(config, model, work)
     guard = Guard(config.resilience, place.peers)
     around = Surroundings(
         learning_rate=number_at(learning_rate_of(config), span_of(config)),
@@ -168,6 +173,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         num_heads=config.model.attention.num_attention_heads,
         now=now,
         progress=progress,
+        loss_scale=loss_scale,
     )
     state = TrainState(
         stages=model.stages,
@@ -205,17 +211,24 @@ def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
     return acts
 
 
-def build_engine(
-    config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing, now: Now = unscheduled
-) -> Engine:
-    """The engine for a model that is laid out already."""
-    work = Work(
+def loss_scale_of(config: RunConfig) -> LossScale:
+    """By what the loss is multiplied for gradients."""
+    precision = config.training.precision
+    return DynamicLossScale(precision) if isinstance(precision, Fp16Precision) else NoLossScale()
+
+
+def work_of(config: RunConfig, layout: Layout, balancing: BiasBalancing, device: torch.device) -> Work:
+    """How the run's engine works, without what changes from step to step."""
+    return Work(
         micro_batch_size=config.training.micro_batch_size,
-        autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
+        arithmetic=Arithmetic.of(config.training.precision, device),
         sums=RankSums(layout=layout),
         balancing=balancing,
-        now=now,
     )
+
+
+def build_engine(config: RunConfig, model: LaidOut, work: Work) -> Engine:
+    """The engine for a model that is laid out already."""
     if model.pipeline_group is None:
         (whole,) = model.stages
         return PlainEngine(whole, work)
@@ -267,11 +280,12 @@ def _reader(config: RunConfig, inputs: Inputs) -> Reader:
 
 
 def _recorder(config: RunConfig, place: Place) -> Recorder:
-    total_steps, precision = config.training.steps, config.training.precision
+    total_steps, precision = config.training.steps, config.training.precision.kind
     peak, convention = config.monitor.peak_flops_per_second, f"{precision} peak as configured"
     if peak is None:
-        peak = measure_peak_flops(place.device, AUTOCAST_DTYPES[precision] or torch.float32)
-        convention = f"{precision} matrix products as measured at the start"
+        dtype = Arithmetic.of(config.training.precision, place.device).product_dtype or torch.float32
+        peak = measure_peak_flops(place.device, dtype)
+        convention = f"{str(dtype).removeprefix('torch.')} matrix products as measured at the start"
     facts = RunFacts(
         total_steps=total_steps,
         flops_per_token=flops_per_token(config.model, config.data.train.sequence_length),
