@@ -42,4 +42,8 @@ def _linear(module: nn.Linear, recipe: Fp8Recipe, store: WeightGradients | None,
     here = x.redistribute(placements=[given]).to_local(grad_placements=[wanted])
     out_here = fp8_linear(here, weight_od.to_local(), None, recipe, store)
     out: Tensor = DTensor.from_local(out_here, x.device_mesh, [Shard(last) if is_by_rows else Partial()])
+    return _with_bias(out, bias_o)
+
+
+def _with_bias(out: Tensor, bias_o: Tensor | None) -> Tensor:
     return out if bias_o is None else out + bias_o.to(out.dtype)

@@ -139,23 +139,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     torch.use_deterministic_algorithms(config.training.deterministic)
     require_memory_apart(place.device, config.offload)
     layout = Layout.of(config.parallelism, place.world.size)
-    arithmetic = Arithmetic.of(config.training.precision, place.device)
-    model = build_parallel(
-        config.model,
-        layout,
-        Keeping(
-            recompute=config.recompute,
-            offloaded=config.offload.activations,
-            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
-        ),
-        stages=_stages(config, layout, place.world.rank),
-        device=place.device,
-        seed=config.training.seed,
-        arithmetic=arithmetic,
-    )
-    if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
-        get_logger().info(f"starting from the weights in {config.model.from_hf}")
-        read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
+    model = _model(config, layout, place)
     progress = Progress()
     now = _now(config, progress)
     balancing = BiasBalancing(routers(*model.stages), now)
@@ -199,6 +183,28 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
     )
     return parts, state
+
+
+def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
+    """Laid out, with its first weights."""
+    arithmetic = Arithmetic.of(config.training.precision, place.device)
+    model = build_parallel(
+        config.model,
+        layout,
+        Keeping(
+            recompute=config.recompute,
+            offloaded=config.offload.activations,
+            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
+        ),
+        stages=_stages(config, layout, place.world.rank),
+        device=place.device,
+        seed=config.training.seed,
+        arithmetic=arithmetic,
+    )
+    if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
+        get_logger().info(f"starting from the weights in {config.model.from_hf}")
+        read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
+    return model
 
 
 def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
