@@ -205,9 +205,7 @@ def measure(row: Row, rank: int, size: int) -> Figures:
     layout = Layout.of(parallelism, size)
     model = built(row, config, parallelism, rank, size)
     balancing = BiasBalancing(routers(*model.stages))
-    work = Work(
-        micro_batch_size=row.micro_batch_size, autocast_dtype=None, sums=RankSums(layout=layout), balancing=balancing
-    )
+    work = Work(micro_batch_size=row.micro_batch_size, sums=RankSums(layout=layout), balancing=balancing)
     is_pipelined = model.pipeline_group is not None
     engine: Engine = (
         PipelinedEngine(model, parallelism.pipeline.schedule, work)

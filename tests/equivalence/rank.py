@@ -77,13 +77,7 @@ def engine_of(
     logits: AttentionLogits | None = None,
 ) -> Engine:
     """As a run has it."""
-    work = Work(
-        micro_batch_size=MICRO_BATCH,
-        autocast_dtype=None,
-        sums=RankSums(layout=layout),
-        balancing=balancing,
-        logits=logits,
-    )
+    work = Work(micro_batch_size=MICRO_BATCH, sums=RankSums(layout=layout), balancing=balancing, logits=logits)
     if model.pipeline_group is None:
         return PlainEngine(model.stages[0], work)
     return PipelinedEngine(model, pipeline.schedule, work)

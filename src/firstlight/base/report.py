@@ -24,12 +24,14 @@ class LossReport:
 class Update:
     """What the optimizer did: whether it changed the weights, and the gradient norm before clipping.
 
-    `norm_limit`: the norm above which it would not have; None where any finite one is let pass.
+    `norm_limit`: the norm above which it would not have; None where any finite one is let pass. `loss_scale`: by what
+    the loss was multiplied for the backward pass.
     """
 
     applied: bool
     grad_norm: float
     norm_limit: float | None = None
+    loss_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

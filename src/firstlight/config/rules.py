@@ -8,6 +8,7 @@ from firstlight.config.context_rules import CONTEXT_RULES
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward, MultiHeadLatentAttention
 from firstlight.config.pipeline_rules import PIPELINE_RULES
+from firstlight.config.precision_rules import PRECISION_RULES
 from firstlight.config.recipe_rules import RECIPE_RULES
 from firstlight.config.recompute import ModuleRecompute, NoRecompute, SelectiveRecompute
 from firstlight.config.schema import RunConfig
@@ -253,6 +254,7 @@ RULES: tuple[Rule, ...] = (
     batch_divides,
     *PIPELINE_RULES,
     *CONTEXT_RULES,
+    *PRECISION_RULES,
     evaluation_has_data,
 )
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from firstlight.config.context import Context, RingContext
 from firstlight.config.faults import PlantedFault
 from firstlight.config.pipeline import PipelineConfig
+from firstlight.config.precision import Fp32Precision, PrecisionChoice
 from firstlight.config.schedule import Steps
 from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
 
@@ -60,8 +61,8 @@ class TrainingConfig(Section):
     """Sequences per optimizer step, over all ranks."""
     micro_batch_size: Count = 1
     """Sequences per forward and backward on one rank; accumulation follows from it."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: parameters and optimizer state stay in fp32, matrix products run in bfloat16 (autocast)."""
+    precision: PrecisionChoice = Fp32Precision()
+    """The name of a kind, or a section with its settings. Weights are kept in fp32 in all of them."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     deterministic: bool = False
     """Refuse operations whose result may differ between two equal runs."""

@@ -6,6 +6,7 @@ A step's record (means are per step, over the steps since the last record):
     loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance", "z",
                                 "router_z") are before their weight
     learning_rate, grad_norm    of this step; the norm is the one before clipping
+    loss_scale                  by what this step's loss was multiplied for its gradients; absent where that is 1
     step_seconds                mean; without the seconds spent in evaluation and checkpoints
     tokens_per_second           over the same seconds, of all ranks together
     seconds/<span>              mean; "data", "forward_backward", "optimizer", and the pauses "evaluate", "checkpoint"
@@ -54,6 +55,8 @@ def loss_figures(report: StepReport) -> dict[str, float]:
     figures["grad_norm"] = report.update.grad_norm
     if report.update.norm_limit is not None:
         figures["grad_norm_limit"] = report.update.norm_limit
+    if report.update.loss_scale != 1:
+        figures["loss_scale"] = report.update.loss_scale
     if report.loss.expert_load:
         figures[MAX_VIO] = max(report.loss.expert_load.values())
     if report.loss.attention_logits:

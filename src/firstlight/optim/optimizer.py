@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from firstlight.base.report import Update
 from firstlight.config.optimizer import OptimizerSection
 from firstlight.config.schedule import Now, unscheduled
+from firstlight.optim.loss_scale import LossScale, NoLossScale
 from firstlight.optim.norm_limit import norm_limit_of
 from firstlight.optim.rule import Keeping, Rates
 from firstlight.optim.rules import BUILDERS, Given, members_of
@@ -31,6 +32,7 @@ class Surroundings:
     `sum_over_ranks`: the sum over all ranks. `copies`: how many of them hold the same block of a gradient.
     `keeps_moments_in_host`: moments are on the parameters' device during their update only.
     `after_update`: runs after each applied update, before `progress` counts it. `now`: scheduled numbers.
+    `loss_scale`: by what gradients are multiplied when they come.
     """
 
     learning_rate: Callable[[int], float]
@@ -43,6 +45,7 @@ class Surroundings:
     """Of the model's attention."""
     now: Now = unscheduled
     progress: Progress = field(default_factory=Progress)
+    loss_scale: LossScale = field(default_factory=NoLossScale)
 
 
 class Optimizer:
@@ -71,9 +74,12 @@ class Optimizer:
 
         The norm is summed over all ranks, so all of them decide alike.
         """
+        scale = self._around.loss_scale.value
+        self._unscale(scale)
         grad_norm = float(self._grad_norm())
         limit = self._limit_for(grad_norm)
-        is_applied = math.isfinite(grad_norm) and (limit is None or grad_norm <= limit)
+        is_finite = math.isfinite(grad_norm)
+        is_applied = is_finite and (limit is None or grad_norm <= limit)
         if is_applied:
             self._clip(grad_norm)
             rates = Rates(learning_rate=self.learning_rate, weight_decay=self._around.now(self._config.weight_decay))
@@ -83,7 +89,8 @@ class Optimizer:
             self._around.progress.updates += 1
         for parameter in self._parameters.values():
             parameter.grad = None
-        return Update(applied=is_applied, grad_norm=grad_norm, norm_limit=limit)
+        self._around.loss_scale.observe(applied=is_finite)
+        return Update(applied=is_applied, grad_norm=grad_norm, norm_limit=limit, loss_scale=scale)
 
     def tensors(self) -> dict[str, Tensor]:
         """The live moments, under `<moment>/<parameter>`."""
@@ -92,6 +99,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """What `tensors` does not hold."""
         state: dict[str, Any] = {"updates": self._around.progress.updates}
+        scale = self._around.loss_scale.state_dict()
+        state |= {"loss_scale": scale} if scale else {}
         return state if self._norm_limit is None else {**state, "norm_limit": self._norm_limit.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -100,6 +109,8 @@ class Optimizer:
         if self._norm_limit is not None:
             # A run that was not limited before begins to learn what is usual.
             self._norm_limit.load_state_dict(state.get("norm_limit", {}))
+        if "loss_scale" in state:
+            self._around.loss_scale.load_state_dict(state["loss_scale"])
         for rule in self._rules:
             rule.load_updates(state["updates"])
 
@@ -126,6 +137,10 @@ class Optimizer:
         # Each block counts once, on however many ranks and meshes it lies.
         shares = squares.new_tensor([1 / self._around.copies(gradient) for gradient in self._whole_gradients()])
         return self._around.sum_over_ranks((squares * shares).sum()).sqrt()
+
+    def _unscale(self, scale: float) -> None:
+        if scale != 1:
+            torch._foreach_div_(self._gradients(), scale)
 
     def _clip(self, grad_norm: float) -> None:
         limit = self._config.max_grad_norm

@@ -24,11 +24,14 @@ from firstlight.models.initialization import initial_slice
 from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
 from firstlight.ops.deferred import WeightGradients
+from firstlight.ops.fp8 import Fp8Recipe
+from firstlight.parallel.arithmetic import AS_KEPT, Arithmetic
 from firstlight.parallel.context import apply_context_parallel
 from firstlight.parallel.deferred_weights import defer_weight_gradients
 from firstlight.parallel.device import gradient_sum_dtype
 from firstlight.parallel.embedding_copy import is_copy
 from firstlight.parallel.experts import place_experts
+from firstlight.parallel.fp8_layers import use_fp8
 from firstlight.parallel.host_activations import offload_activations
 from firstlight.parallel.meshes import Meshes
 from firstlight.parallel.parts import measure_whole_sequences
@@ -65,15 +68,27 @@ def build_parallel(
     stages: Sequence[Stage] = (),
     device: torch.device,
     seed: int,
+    arithmetic: Arithmetic = AS_KEPT,
 ) -> LaidOut:
-    """The model of `config`, laid out over the ranks and initialised from `seed`; of a pipeline the `stages` here."""
-    meshes = Meshes.of(layout, device) if layout.world_size > 1 else None
+    """The model of `config`, laid out over the ranks and initialised from `seed`; of a pipeline the `stages` here.
+
+    Parameters of another type than the one in which they are kept are FSDP's matter, also on one rank: it needs a
+    process group then.
+    """
+    is_sharded = layout.world_size > 1 or arithmetic.parameter_dtype is not None
+    meshes = Meshes.of(layout, device) if is_sharded else None
     store = WeightGradients() if keeping.splits_backward else None
     decoders = []
     for stage in stages or (None,):
-        model = _laid_out(config, meshes, keeping, stage=stage, store=store)
+        model = _built(config, stage, store, arithmetic.fp8)
+        _lay_out(model, meshes, keeping)
         if meshes is not None:
-            _shard(model, meshes, gradient_sum_dtype(device), reshards=layout.sharded == "all")
+            policy = MixedPrecisionPolicy(
+                param_dtype=arithmetic.parameter_dtype,
+                reduce_dtype=gradient_sum_dtype(device),
+                cast_forward_inputs=False,
+            )
+            _shard(model, meshes, policy, reshards=layout.sharded == "all")
         model.allocate(device)
         _initialise(model, std=config.initializer_range, seed=seed)
         decoders.append(model)
@@ -81,23 +96,22 @@ def build_parallel(
     return LaidOut(stages=decoders, pipeline_group=group, weight_gradients=store)
 
 
-def _laid_out(
-    config: ModelConfig,
-    meshes: Meshes | None,
-    keeping: Keeping,
-    *,
-    stage: Stage | None,
-    store: WeightGradients | None,
-) -> Decoder:
-    """1. built without memory, 2. products that leave the gradients of weights for later, 3. experts dealt out and cut,
-    4. the rest cut over tensor groups, 5. sequences cut over context groups, 6. recomputation round each layer and
-    offloading round that. Parameters sharded layer by layer, memory for this rank's shards and their initial values
-    follow.
-    """
+def _built(config: ModelConfig, stage: Stage | None, store: WeightGradients | None, fp8: Fp8Recipe | None) -> Decoder:
+    """1. built without memory, 2. products in 8 bits, or that leave the gradients of weights for later, or both."""
     with torch.device("meta"):
         model = family_of(config).build(config, stage)
     if store is not None:
         defer_weight_gradients(model, store)
+    if fp8 is not None:
+        use_fp8(model, fp8, store)
+    return model
+
+
+def _lay_out(model: Decoder, meshes: Meshes | None, keeping: Keeping) -> None:
+    """3. experts dealt out and cut, 4. the rest cut over tensor groups, 5. sequences cut over context groups,
+    6. recomputation round each layer and offloading round that. Parameters sharded layer by layer, memory for this
+    rank's shards and their initial values follow.
+    """
     if meshes is not None and (mesh := meshes.of_experts()) is not None:
         for mixture in _mixtures(model):
             place_experts(mixture, mesh)
@@ -110,7 +124,6 @@ def _laid_out(
     apply_recompute(model, keeping.recompute)
     if keeping.offloaded is not None:
         offload_activations(model, layers_in(model, keeping.offloaded))
-    return model
 
 
 def parameter_names(*stages: Decoder) -> dict[str, nn.Parameter]:
@@ -165,8 +178,7 @@ def _mixtures(model: nn.Module) -> list[MixtureOfExperts]:
     return [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
 
 
-def _shard(model: Decoder, meshes: Meshes, sum_dtype: torch.dtype, *, reshards: bool) -> None:
-    policy = MixedPrecisionPolicy(reduce_dtype=sum_dtype)
+def _shard(model: Decoder, meshes: Meshes, policy: MixedPrecisionPolicy, *, reshards: bool) -> None:
     units: list[tuple[nn.Module, DeviceMesh]] = [(unit, meshes.sharding()) for unit in units_of(model)]
     if meshes.have_experts_apart():
         units = [(mixture.experts, meshes.expert_sharding()) for mixture in _mixtures(model)] + units

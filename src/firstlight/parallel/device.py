@@ -12,6 +12,8 @@ from firstlight.config.recompute import OffloadConfig
 from firstlight.ops.block_kernels import BlockKernel, CpuKernel, CudaKernel, DefinitionKernel
 
 _FUSED_ADAMW = ("cpu", "cuda", "mps", "xpu")
+_CUDA_WITH_TILES = (12, 9)
+_HOPPER = (9, 0)
 _PROBE_SIZE = 1024
 _PROBE_REPEATS = 8
 
@@ -42,6 +44,14 @@ def backend_for(device: torch.device) -> str:
 def has_fused_adamw(device: torch.device) -> bool:
     """Whether torch updates all parameters in one kernel there."""
     return device.type in _FUSED_ADAMW
+
+
+def has_scaled_product(device: torch.device) -> bool:
+    """Whether torch has the product of 8-bit numbers with scales per tile there: cuBLAS 12.9 has it on Hopper."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return False
+    major, minor = (int(part) for part in torch.version.cuda.split(".")[:2])
+    return (major, minor) >= _CUDA_WITH_TILES and torch.cuda.get_device_capability(device) == _HOPPER
 
 
 def gradient_sum_dtype(device: torch.device) -> torch.dtype:

@@ -1,5 +1,6 @@
 """The engine that walks a step's micro-batches on one copy of the model and leaves summed gradients in place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from firstlight.base.report import LossReport
 from firstlight.config.schedule import Now, unscheduled
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
+from firstlight.parallel.arithmetic import AS_KEPT, Arithmetic
 from firstlight.parallel.attention_logits import AttentionLogits
 from firstlight.parallel.gradients import gradient_sum
 from firstlight.parallel.losses import Normalizers, RankSums, report, weigh
@@ -27,16 +29,22 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How an engine works: sequences of a micro-batch, the type of matrix products if not the parameters', sums over
-    the ranks, and who is shown how evenly experts are used; what weights of losses are for the step to come; and the
+    """How an engine works: sequences of a micro-batch, in which types it computes, sums over the ranks, and who is
+    shown how evenly experts are used; what weights of losses, and their scale, are for the step to come; and the
     attention logits, where they are measured."""
 
     micro_batch_size: int
-    autocast_dtype: torch.dtype | None
+    arithmetic: Arithmetic = AS_KEPT
     sums: RankSums
     balancing: BiasBalancing
     now: Now = unscheduled
+    loss_scale: Callable[[], float] = lambda: 1.0
+    """By what gradients are multiplied."""
     logits: AttentionLogits | None = None
+
+    def normalizers(self, rows: Rows, *, depths: int) -> Normalizers:
+        """Of a global batch, for the step to come."""
+        return Normalizers.of(rows, self.sums, depths=depths, now=self.now, loss_scale=self.loss_scale())
 
     def watched(self, step: LossReport) -> LossReport:
         """The report of a step, with its attention logits. Collective."""
@@ -56,13 +64,13 @@ class PlainEngine:
         """See Engine."""
         config = self._model.config
         rows = Rows.of(batch, self._device)
-        normalizers = Normalizers.of(rows, self._work.sums, depths=config.num_mtp_layers, now=self._work.now)
+        normalizers = self._work.normalizers(rows, depths=config.num_mtp_layers)
         micro_batches = rows.micro_batches(self._work.micro_batch_size)
         sums: list[LossSums] = []
         for index, micro_batch in enumerate(micro_batches):
             self._gradients.before(index, len(micro_batches))
             out = self._forward(micro_batch)
-            weigh(out, normalizers, config).backward()
+            normalizers.scaled(weigh(out, normalizers, config)).backward()
             self._gradients.after(index, len(micro_batches))
             sums.append(LossSums(*(part.detach() for part in out)))
         work = self._work
@@ -78,7 +86,7 @@ class PlainEngine:
         return lm / layout.tp, float(rows.mask.sum()) / layout.readers
 
     def _forward(self, rows: Rows, *, predicts_ahead: bool = True) -> LossSums:
-        dtype = self._work.autocast_dtype
+        dtype = self._work.arithmetic.product_dtype
         with torch.autocast(rows.tokens.device.type, dtype, enabled=dtype is not None):
             out: LossSums = self._model(rows.tokens, rows.labels, rows.mask, rows.begins, predicts_ahead=predicts_ahead)
         return out

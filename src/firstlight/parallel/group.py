@@ -4,12 +4,11 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore, Store
+from torch._C._distributed_c10d import FileStore, HashStore, Store
 
 from firstlight.base.peers import Alone, Peers
 from firstlight.base.world import World
@@ -46,16 +45,17 @@ class ProcessGroup:
 
 
 @contextmanager
-def joined(world: World, device: torch.device) -> Iterator[Peers]:
-    """Join the other ranks for the length of the block; a single process has none to join.
+def joined(world: World, device: torch.device, *, also_alone: bool = False) -> Iterator[Peers]:
+    """Join the other ranks for the length of the block; a single process has none to join, and a group of its own only
+    with `also_alone`.
 
     Under our own launcher the ranks meet in a folder, so nothing listens; under another one as its environment says.
     What the block has built on the group must be out of reach when it ends.
     """
-    if world.size == 1:
+    if world.size == 1 and not also_alone:
         yield Alone()
         return
-    store = _file_store(world, world.store_folder) if world.store_folder else None
+    store = _store(world)
     dist.init_process_group(backend_for(device), store=store, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
     try:
         yield ProcessGroup(device)
@@ -80,6 +80,11 @@ def largest_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _file_store(world: World, folder: Path) -> Store:
+def _store(world: World) -> Store | None:
+    """Where the ranks meet; None: as the environment says."""
+    if world.size == 1:
+        return HashStore()
+    if world.store_folder is None:
+        return None
     # A new file for each restart: the old one holds the addresses of ranks that are gone.
-    return FileStore(str(folder / f"ranks-{world.restart_count}"), world.size)
+    return FileStore(str(world.store_folder / f"ranks-{world.restart_count}"), world.size)

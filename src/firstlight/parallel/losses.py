@@ -48,21 +48,28 @@ class RankSums:
 @dataclass(frozen=True, kw_only=True)
 class Normalizers:
     """What the loss sums of a global batch are divided by: unmasked targets of each kind, and sequences;
-    and the weights of its parts `now`."""
+    and the weights of its parts `now`. What gradients come from is multiplied by `loss_scale`."""
 
     lm: float
     mtp: Tensor
     sequences: float
     now: Now = unscheduled
+    loss_scale: float = 1.0
 
     @classmethod
-    def of(cls, rows: Rows, sums: RankSums, *, depths: int, now: Now = unscheduled) -> "Normalizers":
+    def of(
+        cls, rows: Rows, sums: RankSums, *, depths: int, now: Now = unscheduled, loss_scale: float = 1.0
+    ) -> "Normalizers":
         """Counted over all ranks. Depth k of multi-token prediction has no target for the last k positions."""
         masks = [mask_ahead(rows.mask, rows.begins, depth) for depth in range(depths + 1)]
         counts = [mask.sum(dtype=torch.float64) for mask in masks]
         sequences = torch.tensor(float(rows.tokens.shape[0]), dtype=torch.float64, device=rows.mask.device)
         totals = sums.of_rows(torch.stack([*counts, sequences])).clamp(min=1)
-        return cls(lm=float(totals[0]), mtp=totals[1:-1], sequences=float(totals[-1]), now=now)
+        return cls(lm=float(totals[0]), mtp=totals[1:-1], sequences=float(totals[-1]), now=now, loss_scale=loss_scale)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """`loss` as the backward pass begins with it."""
+        return loss if self.loss_scale == 1 else loss * self.loss_scale
 
 
 def weigh(sums: LossSums, normalizers: Normalizers, config: ModelConfig) -> Tensor:

@@ -28,7 +28,7 @@ from firstlight.parallel.copied import CopiedGradients
 from firstlight.parallel.embedding_copy import EmbeddingCopy
 from firstlight.parallel.engine import Work, added
 from firstlight.parallel.gradients import reshard
-from firstlight.parallel.losses import Normalizers, report
+from firstlight.parallel.losses import report
 from firstlight.parallel.rows import HostBatch, Rows
 from firstlight.parallel.stage import StageRun
 
@@ -62,7 +62,7 @@ class PipelinedEngine:
         self._schedule_name = schedule
         self._work = work
         self._device = next(model.stages[0].parameters()).device
-        self._runs = [StageRun(stage, work.autocast_dtype) for stage in model.stages]
+        self._runs = [StageRun(stage, work.arithmetic.product_dtype) for stage in model.stages]
         self._embedding = EmbeddingCopy(model.stages, model.pipeline_group, is_v_shaped=schedule in V_SHAPED)
         self._copied = [CopiedGradients(stage) for stage in model.stages]
         self._schedules: dict[tuple[bool, int, *tuple[int, ...]], Schedule] = {}
@@ -71,7 +71,7 @@ class PipelinedEngine:
     def forward_backward(self, batch: HostBatch) -> LossReport:
         """See Engine."""
         rows = Rows.of(batch, self._device)
-        normalizers = Normalizers.of(rows, self._work.sums, depths=self._config.num_mtp_layers, now=self._work.now)
+        normalizers = self._work.normalizers(rows, depths=self._config.num_mtp_layers)
         inputs = self._inputs(rows, predicts_ahead=True)
         for run in self._runs:
             run.begin(inputs, normalizers)
@@ -135,9 +135,9 @@ class PipelinedEngine:
         """With the shapes that it receives and sends: torch would ask its neighbours, by pickled objects."""
         dtype = next(stage.parameters()).dtype
         length = inputs.tokens_bs.shape[1] // self._work.sums.layout.tp
-        stream = torch.empty(
-            inputs.tokens_bs.shape[0], length, self._config.hidden_size, dtype=dtype, device="meta", requires_grad=True
-        )
+        shape = (inputs.tokens_bs.shape[0], length, self._config.hidden_size)
+        stream_dtype = self._work.arithmetic.parameter_dtype or dtype
+        stream = torch.empty(shape, dtype=stream_dtype, device="meta", requires_grad=True)
         tokens = torch.empty(inputs.tokens_bs.shape, dtype=torch.int64, device="meta")
         loss = torch.empty((), dtype=dtype, device="meta", requires_grad=True)
         return PipelineStage(

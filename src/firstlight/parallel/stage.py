@@ -51,13 +51,15 @@ class StageRun:
             if decoder.stage.is_last:
                 sums = decoder.losses(hidden_bsd, loads, inputs)
                 self._keep(sums)
-                return sums.lm if self._normalizers is None else weigh(sums, self._normalizers, decoder.config)
+                if self._normalizers is None:
+                    return sums.lm
+                return self._normalizers.scaled(weigh(sums, self._normalizers, decoder.config))
             balance, router_z, load_me = join_loads(loads, hidden_bsd)
             none = hidden_bsd.new_zeros(())
             self._keep(LossSums(none, self._no_mtp(hidden_bsd), none, balance, router_z, load_me))
             if self._normalizers is None or not loads:
                 return hidden_bsd
-            loss = weigh_routers(balance, router_z, self._normalizers, decoder.config)
+            loss = self._normalizers.scaled(weigh_routers(balance, router_z, self._normalizers, decoder.config))
             out: Tensor = _WithLoss.apply(hidden_bsd, loss)  # type: ignore[no-untyped-call]
             return out
 

@@ -10,7 +10,8 @@ from firstlight.base.heartbeat import Heart
 from firstlight.base.log import get_logger
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.pipeline import SPLITS_BACKWARD
-from firstlight.config.schedule import Now, unscheduled
+from firstlight.config.precision import Fp16Precision
+from firstlight.config.schedule import Now
 from firstlight.config.scheduled_numbers import learning_rate_of, span_of
 from firstlight.config.schema import RunConfig
 from firstlight.convert.hub_weights import read_weights
@@ -30,6 +31,7 @@ from firstlight.models.balancing import BiasBalancing
 from firstlight.observe.recorder import Recorder, RunFacts
 from firstlight.observe.sinks import sinks_for
 from firstlight.optim.averages import Averages
+from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
 from firstlight.optim.qk_clip import QkClip
 from firstlight.optim.schedule import number_at
@@ -42,6 +44,7 @@ from firstlight.parallel.apply import (
     parameter_names,
     routers,
 )
+from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.attention_logits import AttentionLogits
 from firstlight.parallel.device import (
     has_fused_adamw,
@@ -62,8 +65,6 @@ from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.run_folder import DATA
 from firstlight.train.state import TrainState
 from firstlight.train.stop_requests import stop_requests
-
-AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,11 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     now = _now(config, progress)
     balancing = BiasBalancing(routers(*model.stages), now)
     logits = _attention_logits(config, layout, model, place.world.rank)
-    engine = build_engine(config, layout, model, balancing, now, logits)
+    loss_scale = loss_scale_of(config)
+    work = replace(
+        work_of(config, layout, balancing, place.device), now=now, loss_scale=lambda: loss_scale.value, logits=logits
+    )
+    engine = build_engine(config, model, work)
     averages = Averages(
         config.averages, parameter_names(*model.stages), buffer_names(*model.stages), lambda: progress.updates
     )
@@ -137,8 +142,12 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         place.peers,
         stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step),
     )
-    after_update = _in_turn(balancing.update, *_qk_clip(config, model, logits), averages.update)
-    around = replace(_surroundings(config, layout, place, now), after_update=after_update, progress=progress)
+    around = replace(
+        _surroundings(config, layout, place, now),
+        after_update=_in_turn(balancing.update, *_qk_clip(config, model, logits), averages.update),
+        progress=progress,
+        loss_scale=loss_scale,
+    )
     state = TrainState(
         stages=model.stages,
         optimizer=Optimizer(parameter_names(*model.stages), config.optimizer, around),
@@ -170,6 +179,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
 
 def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
     """This rank's part of the model, with the weights that the run starts from."""
+    arithmetic = Arithmetic.of(config.training.precision, place.device)
     model = build_parallel(
         config.model,
         layout,
@@ -181,6 +191,7 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
         stages=_stages(config, layout, place.world.rank),
         device=place.device,
         seed=config.training.seed,
+        arithmetic=arithmetic,
     )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
@@ -188,23 +199,24 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
     return model
 
 
-def build_engine(
-    config: RunConfig,
-    layout: Layout,
-    model: LaidOut,
-    balancing: BiasBalancing,
-    now: Now = unscheduled,
-    logits: AttentionLogits | None = None,
-) -> Engine:
-    """The engine for a model that is laid out already."""
-    work = Work(
+def loss_scale_of(config: RunConfig) -> LossScale:
+    """By what the loss is multiplied for gradients."""
+    precision = config.training.precision
+    return DynamicLossScale(precision) if isinstance(precision, Fp16Precision) else NoLossScale()
+
+
+def work_of(config: RunConfig, layout: Layout, balancing: BiasBalancing, device: torch.device) -> Work:
+    """How the run's engine works, without what changes from step to step."""
+    return Work(
         micro_batch_size=config.training.micro_batch_size,
-        autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
+        arithmetic=Arithmetic.of(config.training.precision, device),
         sums=RankSums(layout=layout),
         balancing=balancing,
-        now=now,
-        logits=logits,
     )
+
+
+def build_engine(config: RunConfig, model: LaidOut, work: Work) -> Engine:
+    """The engine for a model that is laid out already."""
     if model.pipeline_group is None:
         (whole,) = model.stages
         return PlainEngine(whole, work)
@@ -292,11 +304,12 @@ def _reader(config: RunConfig, inputs: Inputs) -> Reader:
 
 
 def _recorder(config: RunConfig, place: Place) -> Recorder:
-    total_steps, precision = config.training.steps, config.training.precision
+    total_steps, precision = config.training.steps, config.training.precision.kind
     peak, convention = config.monitor.peak_flops_per_second, f"{precision} peak as configured"
     if peak is None:
-        peak = measure_peak_flops(place.device, AUTOCAST_DTYPES[precision] or torch.float32)
-        convention = f"{precision} matrix products as measured at the start"
+        dtype = Arithmetic.of(config.training.precision, place.device).product_dtype or torch.float32
+        peak = measure_peak_flops(place.device, dtype)
+        convention = f"{str(dtype).removeprefix('torch.')} matrix products as measured at the start"
     facts = RunFacts(
         total_steps=total_steps,
         flops_per_token=flops_per_token(config.model, config.data.train.sequence_length),

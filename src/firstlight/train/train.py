@@ -11,9 +11,11 @@ from firstlight.base.world import World
 from firstlight.checkpoint.key import read_key
 from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.object_store import fetch_newer, open_store
+from firstlight.config.precision import parameter_type
 from firstlight.config.schema import RunConfig
 from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
+from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
 from firstlight.resilience.agreement import require_same
@@ -36,7 +38,7 @@ def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Ou
     folder = RunFolder(path=config.training.output_folder)
     with (
         FolderLock(folder.path) as lock,
-        joined(world, device) as peers,
+        joined(world, device, also_alone=parameter_type(config.training.precision) != "fp32") as peers,
         failures_reported(world, logs=folder.logs),
     ):
         place = Place(world=world, peers=peers, device=device, folder=folder, lock=lock, accepted=frozenset(accepted))
@@ -62,7 +64,9 @@ def _show_layout(config: RunConfig, place: Place) -> None:
     layout = Layout.of(config.parallelism, place.world.size)
     groups = ExpertGroups.of(config.model, layout, place.world.local_size)
     lines = [layout.describe(), *([] if groups is None else [groups.describe(layout.expert_ranks)])]
-    get_logger().info("%s, precision %s; %s", place.device.type, config.training.precision, "\n".join(lines))
+    precision = config.training.precision
+    shown = [precision.kind, Arithmetic.of(precision, place.device).describe()]
+    get_logger().info("%s, precision %s; %s", place.device.type, ", ".join(filter(None, shown)), "\n".join(lines))
 
 
 def _claim(place: Place, config: RunConfig) -> None:

@@ -18,7 +18,7 @@ from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
 from firstlight.parallel.apply import LaidOut, routers
 from firstlight.parallel.device import pick_device
-from firstlight.train.assemble import build_engine, held_out_masking, open_held_out_sets
+from firstlight.train.assemble import build_engine, held_out_masking, open_held_out_sets, work_of
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, Portion
 from firstlight.train.run_folder import RunFolder, open_run
 from firstlight.train.state import Weights, model_tensors
@@ -58,7 +58,9 @@ def require_weights(path: Path, config: RunConfig, weights: Weights) -> None:
 def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalReport]:
     """The loss on the run's held-out sets, all of their samples unless `max_samples` is given."""
     sets = open_held_out_sets(run.config)
-    engine = build_engine(run.config, Layout(), LaidOut(stages=[run.model]), BiasBalancing(routers(run.model)))
+    device = next(run.model.parameters()).device
+    work = work_of(run.config, Layout(), BiasBalancing(routers(run.model)), device)
+    engine = build_engine(run.config, LaidOut(stages=[run.model]), work)
     plan = EvaluationPlan(
         every_steps=0,
         last_step=run.step,

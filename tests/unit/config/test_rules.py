@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.config import context_rules, pipeline_rules, recipe_rules, rules
+from firstlight.config import context_rules, pipeline_rules, precision_rules, recipe_rules, rules
 from firstlight.config.load import load
 from firstlight.config.rules import RULES, Rule
 from tests.runs import TINY_YAML
@@ -427,6 +427,40 @@ CASES = (
         rule=rules.evaluation_has_data,
         overrides=("data.evaluate=[]", "training.evaluate_every_steps=2"),
         line="training.evaluate_every_steps = 2, but data.evaluate is empty; add a held-out set, or use 0",
+    ),
+    Case(
+        rule=precision_rules.loss_scale_can_back_off,
+        overrides=("resilience.on_not_finite=stop", "training.precision=fp16"),
+        line="resilience.on_not_finite = stop does not go with training.precision.kind = fp16, whose loss scale is "
+        "lowered at steps that are not finite; use skip",
+        place_of=0,
+    ),
+    Case(
+        rule=precision_rules.gradients_are_summed_in_full,
+        overrides=(
+            "parallelism.pipeline_parallel=2",
+            "parallelism.pipeline={schedule: zbv_zero_bubble}",
+            "training.precision={kind: fp8, parameters: bf16}",
+        ),
+        line="training.precision.parameters = bf16 does not go with parallelism.pipeline.schedule = zbv_zero_bubble, "
+        "which would add gradients of micro-batches in that type; use parameters fp32, or another schedule",
+        world_size=2,
+    ),
+    Case(
+        rule=precision_rules.tiles_are_whole,
+        overrides=("training.precision=fp8", "parallelism.tensor_parallel=2"),
+        line="parallelism.tensor_parallel = 2 cuts model.feed_forward.intermediate_size = 64 across the tiles of "
+        "training.precision.kind = fp8, which are 128 wide; use a degree that leaves each rank a multiple of 128, or "
+        "precision bf16",
+        world_size=2,
+    ),
+    Case(
+        rule=precision_rules.tiles_are_whole,
+        overrides=("training.precision=fp8", "parallelism.expert_tensor_parallel=2"),
+        line="parallelism.expert_tensor_parallel = 2 cuts model.feed_forward.moe_intermediate_size = 16 across the "
+        "tiles of training.precision.kind = fp8, which are 128 wide; use a degree that leaves each rank a multiple of "
+        "128, or precision bf16",
+        world_size=2,
     ),
     Case(
         rule=rules.evaluation_has_data,

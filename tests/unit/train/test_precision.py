@@ -1,10 +1,12 @@
 """The switches of a training section that change how, but not what, is computed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from tests.runs import TinyRun, make_tiny_run
 from tests.unit.train.tiny import train_here
@@ -28,6 +30,52 @@ def test_bf16_follows_fp32(plain: list[float], tmp_path: Path):
     assert rounded[-1] < rounded[0]
     assert rounded == pytest.approx(plain, rel=0.01)
     assert rounded != plain
+
+
+OTHERS = ("fp16", "{kind: bf16, parameters: bf16}", "fp8", "{kind: fp8, parameters: bf16, scales: power_of_two}")
+
+
+@pytest.mark.parametrize("precision", OTHERS)
+def test_other_kinds_follow_fp32_and_go_on_to_the_bit(plain: list[float], precision: str, tmp_path: Path):
+    run, changes = make_tiny_run(tmp_path), (f"training.precision={precision}", f"training.steps={STEPS}")
+    train_here(run, *changes, "checkpoint.save_every_steps=7")
+    found = [line["loss"] for line in run.metrics("step")]
+    assert found == pytest.approx(plain, rel=0.01)
+    assert found != plain
+    last = run.checkpoints / f"step-{STEPS:08}"
+    straight = saved(last)
+    assert {tensor.dtype for tensor in straight.values()} == {torch.float32}
+    shutil.rmtree(last)
+    assert train_here(run, *changes).first_step == 7
+    again = saved(last)
+    assert again.keys() == straight.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in straight.items())
+    assert [line["loss"] for line in run.metrics("step")] == found
+
+
+def saved(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def test_overflowing_steps_lower_the_scale_and_a_restart_knows_it(tmp_path: Path):
+    run = make_tiny_run(tmp_path)
+    kind = "training.precision={kind: fp16, initial_scale: 1.0e+12, backoff_factor: 0.0009765625, growth_steps: 3}"
+    train_here(run, kind, "training.steps=8", "checkpoint.save_every_steps=5")
+    steps = run.metrics("step")
+    scales = [line["loss_scale"] for line in steps]
+    is_skipped = [line["grad_norm"] is None for line in steps]
+    assert is_skipped[0]
+    assert not all(is_skipped)
+    scale, good = 1e12, 0
+    for found, skipped in zip(scales, is_skipped, strict=True):
+        assert found == scale
+        good = 0 if skipped else good + 1
+        scale *= 2.0**-10 if skipped else 1.0
+        if good == 3:
+            scale, good = 2 * scale, 0
+    shutil.rmtree(run.checkpoints / "step-00000008")
+    assert train_here(run, kind, "training.steps=8").first_step == 5
+    assert [line["loss_scale"] for line in run.metrics("step")] == scales
 
 
 def test_deterministic_changes_nothing_on_cpu(plain: list[float], tmp_path: Path):
