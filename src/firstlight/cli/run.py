@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,7 @@ def export(
 ) -> None:
     """Write the run's newest checkpoint as a Hugging Face folder."""
     from firstlight.checkpoint.key import read_key
+    from firstlight.config.timeline import model_after
     from firstlight.convert.huggingface import export as export_weights
     from firstlight.train.exports import exported_tokenizer
     from firstlight.train.run_folder import open_run
@@ -78,6 +80,7 @@ def export(
         exported_tokenizer(folder.tokenizer),
         dtype=dtype.value,
         key=read_key(config.checkpoint.key_file),
+        model_after=partial(model_after, config),
     )
     typer.echo(f"{output}: {config.model.family} after step {step}, {dtype.value}")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from firstlight.config.section import AbsolutePath, Count, Fraction, Positive, Section
 
@@ -74,13 +74,6 @@ def _at_least_one(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return sources
 
 
-class WeightChange(Section):
-    """From this step on, the sources have these weights, in their order."""
-
-    from_step: Count
-    weights: tuple[Annotated[float, Field(ge=0)], ...]
-
-
 class FillInTheMiddle(Section):
     """Documents rearranged so that the model learns to fill gaps (arXiv:2207.14255); tokens are named by their text."""
 
@@ -100,8 +93,6 @@ class TrainData(Section):
         tuple[Annotated[Source, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...],
         AfterValidator(_at_least_one),
     ]
-    weight_changes: tuple[WeightChange, ...] = ()
-    """A curriculum: other weights from given steps on. Each source goes on where it was."""
     order: Literal["megatron", "permuted", "packed", "sequential"] = "megatron"
     """`megatron` is Megatron-LM's GPTDataset order, to the bit; `permuted` needs no index and starts at once; `packed`
     puts whole documents into rows by best fit; `sequential` reads the files as they lie."""
@@ -115,19 +106,6 @@ class TrainData(Section):
     mask_after_end_of_document: bool = False
     """Leave out the loss of predicting a document's first token from the end of another (Megatron's eod_mask_loss)."""
     fill_in_the_middle: FillInTheMiddle | None = None
-
-    @model_validator(mode="after")
-    def _changes_fit_the_sources(self) -> "TrainData":
-        steps = [change.from_step for change in self.weight_changes]
-        if steps != sorted(set(steps)):
-            raise ValueError(f"weight_changes begin at the steps {steps}; give each a later step than the one before")
-        for change in self.weight_changes:
-            if len(change.weights) != len(self.sources) or not sum(change.weights) > 0:
-                raise ValueError(
-                    f"weight_changes from_step {change.from_step} has the weights {list(change.weights)}; give one for "
-                    f"each of the {len(self.sources)} sources, not all 0"
-                )
-        return self
 
 
 class Loader(Section):

@@ -5,7 +5,7 @@ One file is put together at a time, from the checkpoint's blocks: the model is n
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,8 +44,11 @@ def export(
     *,
     dtype: DtypeName,
     key: bytes | None = None,
+    model_after: Callable[[int], ModelConfig] | None = None,
 ) -> int:
     """Write the newest checkpoint of a run into the new folder `output`; returns the step that it holds.
+
+    `model_after` gives the model by the step, where phases of the run have changed its rotary embedding.
 
     Raises InputError when `output` is not empty, NoCheckpointError when no checkpoint loads.
     """
@@ -53,8 +56,9 @@ def export(
         raise InputError(f"{output} is not empty; name a new folder for the export")
     saved = open_newest(checkpoints, _by_saved_name(family_of(model).shapes(model)), key)
     output.mkdir(parents=True, exist_ok=True)
-    _write(model, saved, output, tokenizer, dtype)
-    return saved.manifest.step
+    step = saved.manifest.step
+    _write(model if model_after is None else model_after(step), saved, output, tokenizer, dtype)
+    return step
 
 
 def export_saved(

@@ -3,6 +3,8 @@
 A step's record (means are per step, over the steps since the last record):
 
     step, samples, tokens       consumed since the start of training
+    global_batch_size           sequences of this step
+    sequence_length             tokens of each of them
     loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance") are before their weight
     learning_rate, grad_norm    of this step; the norm is the one before clipping
     step_seconds                mean; without the seconds spent in evaluation and checkpoints
@@ -44,6 +46,7 @@ SECONDS_PREFIX = "seconds/"
 def loss_figures(report: StepReport) -> dict[str, float]:
     """The part of a step's record that is of this very step."""
     figures: dict[str, float] = {"step": report.step, "samples": report.samples, "tokens": report.tokens}
+    figures |= {"global_batch_size": report.global_batch_size, "sequence_length": report.sequence_length}
     figures["loss"] = report.loss.total
     figures |= {f"{LOSS_PREFIX}{part}": value for part, value in report.loss.parts.items()}
     figures["learning_rate"] = report.learning_rate

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from firstlight.base.report import LossReport
+from firstlight.config.model import Attention
 from firstlight.config.schedule import Now, unscheduled
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
@@ -34,6 +35,13 @@ class Work:
     sums: RankSums
     balancing: BiasBalancing
     now: Now = unscheduled
+    attentions: tuple[Attention, ...] = ()
+    """Of each phase of the run; none: the model's own throughout."""
+
+    def enter(self, phase: int, *models: Decoder) -> None:
+        """Let the models attend as in `phase`."""
+        for model in models if self.attentions else ():
+            model.attend_as(self.attentions[phase])
 
 
 class PlainEngine:
@@ -48,21 +56,27 @@ class PlainEngine:
     def forward_backward(self, batch: HostBatch) -> LossReport:
         """See Engine."""
         config = self._model.config
+        self._work.enter(batch.phase, self._model)
         rows = Rows.of(batch, self._device)
         normalizers = Normalizers.of(rows, self._work.sums, depths=config.num_mtp_layers, now=self._work.now)
         micro_batches = rows.micro_batches(self._work.micro_batch_size)
+        count = batch.num_micro_batches or len(micro_batches)
         sums: list[LossSums] = []
-        for index, micro_batch in enumerate(micro_batches):
-            self._gradients.before(index, len(micro_batches))
-            out = self._forward(micro_batch)
-            weigh(out, normalizers, config).backward()
-            self._gradients.after(index, len(micro_batches))
-            sums.append(LossSums(*(part.detach() for part in out)))
+        for index in range(count):
+            self._gradients.before(index, count)
+            counts = index < len(micro_batches)
+            out = self._forward(micro_batches[index] if counts else rows.filler())
+            loss = weigh(out, normalizers, config)
+            # A filler keeps step in the collectives; its balance loss and loads must not count either.
+            (loss if counts else 0 * loss).backward()
+            self._gradients.after(index, count)
+            sums.append(LossSums(*(part.detach() if counts else torch.zeros_like(part) for part in out)))
         return report(added(sums), normalizers, self._work.sums, self._work.balancing, config)
 
     @torch.no_grad()
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:
         """See Engine."""
+        self._work.enter(batch.phase, self._model)
         rows, layout = Rows.of(batch, self._device), self._work.sums.layout
         parts = rows.micro_batches(self._work.micro_batch_size)
         lm = sum(float(self._forward(part, predicts_ahead=False).lm) for part in parts)

@@ -70,6 +70,7 @@ class PipelinedEngine:
 
     def forward_backward(self, batch: HostBatch) -> LossReport:
         """See Engine."""
+        self._work.enter(batch.phase, *self._model.stages)
         rows = Rows.of(batch, self._device)
         normalizers = Normalizers.of(rows, self._work.sums, depths=self._config.num_mtp_layers, now=self._work.now)
         inputs = self._inputs(rows, predicts_ahead=True)
@@ -86,6 +87,7 @@ class PipelinedEngine:
     @torch.no_grad()
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:
         """See Engine."""
+        self._work.enter(batch.phase, *self._model.stages)
         rows, layout = Rows.of(batch, self._device), self._work.sums.layout
         inputs = self._inputs(rows, predicts_ahead=False)
         for run in self._runs:

@@ -1,6 +1,7 @@
 """RunConfig to Parts and TrainState: the only place of the room that names concrete classes."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,12 +13,15 @@ from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
 from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.object_store import StoredCopies, open_store
 from firstlight.checkpoint.step_folder import candidates
+from firstlight.config.phase_rules import final_batches
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.schedule import Now, unscheduled
-from firstlight.config.scheduled_numbers import learning_rate_of, span_of
+from firstlight.config.scheduled_numbers import learning_rate_of
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import attentions_of, sequence_lengths, timeline_of
 from firstlight.convert.hub_weights import read_weights
 from firstlight.data.checked_dataset import CheckedDataset
+from firstlight.data.cut import PhaseNeeds
 from firstlight.data.metadata import bytes_per_token
 from firstlight.data.open import TrainingNeeds, open_held_out, open_training_data
 from firstlight.data.reader import Reader, ThreadReader
@@ -98,13 +102,7 @@ def open_inputs(config: RunConfig) -> Inputs:
     end_of_document = None
     if config.data.train.mask_after_end_of_document:
         end_of_document = end_of_document_id(load_tokenizer(config.data.tokenizer), config.data.tokenizer, None)
-    training = config.training
-    needs = TrainingNeeds(
-        steps=training.steps,
-        global_batch_size=training.global_batch_size,
-        seed=training.seed,
-        vocab_size=config.model.vocab_size,
-    )
+    needs = needs_of(config)
     train = open_training_data(config.data, needs)
     return Inputs(
         train=train.dataset,
@@ -115,13 +113,30 @@ def open_inputs(config: RunConfig) -> Inputs:
     )
 
 
+def needs_of(config: RunConfig) -> TrainingNeeds:
+    """What a run takes of its data."""
+    stretches, phases = timeline_of(config).stretches, config.phases
+    samples = [sum(one.samples for one in stretches if one.phase == phase) for phase in range(len(phases) + 1)]
+    lengths = list(sequence_lengths(config).values())
+    later = [
+        PhaseNeeds(num_samples=samples[number], sequence_length=lengths[number], weights=phase.weights)
+        for number, phase in enumerate(phases, start=1)
+        if samples[number]
+    ]
+    return TrainingNeeds(
+        num_samples=samples[0], later=tuple(later), seed=config.training.seed, vocab_size=config.model.vocab_size
+    )
+
+
 def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
-    """The held-out sets of `data.evaluate`."""
-    length = config.data.train.sequence_length
+    """The held-out sets of `data.evaluate`, cut to the sequence lengths of the run."""
     return [
         HeldOutSet(
             name=one.name,
-            dataset=CheckedDataset(open_held_out(one, length), name=str(one.path), vocab_size=config.model.vocab_size),
+            datasets=tuple(
+                CheckedDataset(open_held_out(one, length), name=str(one.path), vocab_size=config.model.vocab_size)
+                for length in sequence_lengths(config).values()
+            ),
             bytes_per_token=bytes_per_token(one.path),
         )
         for one in config.data.evaluate
@@ -159,7 +174,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     engine = build_engine(config, layout, model, balancing, now)
     guard = Guard(config.resilience, place.peers)
     around = Surroundings(
-        learning_rate=number_at(learning_rate_of(config), span_of(config)),
+        learning_rate=number_at(learning_rate_of(config), timeline_of(config)),
         sum_over_ranks=sum_over_ranks,
         after_update=balancing.update,
         is_fused=has_fused_adamw(place.device),
@@ -215,6 +230,7 @@ def build_engine(
         sums=RankSums(layout=layout),
         balancing=balancing,
         now=now,
+        attentions=attentions_of(config) if config.phases else (),
     )
     if model.pipeline_group is None:
         (whole,) = model.stages
@@ -243,14 +259,14 @@ def _stages(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
 
 def _now(config: RunConfig, progress: Progress) -> Now:
     """Scheduled numbers, for the update to come."""
-    span = span_of(config)
-    return lambda number: number_at(number, span)(progress.updates)
+    timeline = timeline_of(config)
+    return lambda number: number_at(number, timeline)(progress.updates)
 
 
 def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> TokenStream:
     return TokenStream(
         inputs.train,
-        global_batch_size=config.training.global_batch_size,
+        timeline=timeline_of(config),
         micro_batch_size=config.training.micro_batch_size,
         data_rank=layout.data_rank(rank),
         data_size=layout.data_size,
@@ -274,7 +290,7 @@ def _recorder(config: RunConfig, place: Place) -> Recorder:
         convention = f"{precision} matrix products as measured at the start"
     facts = RunFacts(
         total_steps=total_steps,
-        flops_per_token=flops_per_token(config.model, config.data.train.sequence_length),
+        flops_per_token=partial(flops_per_token, config.model),
         peak_flops_per_second=place.peers.sum([peak])[0],
         precision=convention,
     )
@@ -300,10 +316,11 @@ def _evaluation_plan(config: RunConfig, layout: Layout) -> EvaluationPlan:
         max_samples=training.evaluate_samples,
         batch_size=_evaluation_batch(config, layout),
         masking=held_out_masking(config),
+        timeline=timeline_of(config),
     )
 
 
 def _evaluation_batch(config: RunConfig, layout: Layout) -> int:
     """Sequences that a rank evaluates at once: one micro-batch, or as many as fill the pipeline in training."""
     training = config.training
-    return training.micro_batch_size if layout.pp == 1 else training.global_batch_size // layout.data_size
+    return training.micro_batch_size if layout.pp == 1 else final_batches(config)[0] // layout.data_size

@@ -8,29 +8,37 @@ import numpy as np
 
 from firstlight.base.peers import Peers
 from firstlight.base.report import EvalReport
+from firstlight.config.timeline import Timeline
 from firstlight.data.samples import Dataset, Samples
-from firstlight.data.stream import JOINED, Batch, Masking
+from firstlight.data.stream import JOINED, Batch, Masking, OfRun
 from firstlight.parallel.engine import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutSet:
-    """Samples to evaluate on, and how many bytes of text a token stands for where that is known."""
+    """Samples to evaluate on, and how many bytes of text a token stands for where that is known.
+
+    `datasets`: the set cut to the sequence length of each phase of the run.
+    """
 
     name: str
-    dataset: Dataset
+    datasets: Sequence[Dataset]
     bytes_per_token: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
-    """When and how much: `every_steps` 0 is only after `last_step`; `max_samples` of each set, `batch_size` at once."""
+    """When and how much: `every_steps` 0 is only after `last_step`; `max_samples` of each set, `batch_size` at once.
+
+    The model is evaluated as the last step of `timeline` before trained it: in the same phase.
+    """
 
     every_steps: int
     last_step: int
     max_samples: int
     batch_size: int
     masking: Masking = JOINED
+    timeline: Timeline = Timeline.even()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +72,8 @@ class Evaluator:
 
     def _evaluate(self, held_out: HeldOutSet, step: int) -> EvalReport:
         sums = [0.0, 0.0]
-        for batch in self._batches(held_out.dataset):
+        phase = self._plan.timeline.at(max(0, step - 1)).phase
+        for batch in self._batches(held_out.datasets[phase], phase):
             loss, tokens = self._engine.evaluate(batch)
             sums = [sums[0] + loss, sums[1] + tokens]
         loss, tokens = self._mine.peers.sum(sums)
@@ -76,7 +85,7 @@ class Evaluator:
             bytes_per_token=held_out.bytes_per_token,
         )
 
-    def _batches(self, dataset: Dataset) -> Iterator[Batch]:
+    def _batches(self, dataset: Dataset, phase: int) -> Iterator[Batch]:
         """This rank's share. Every rank gets equally many batches of one shape, since sharded models run in step;
         what is too much is masked out."""
         num_samples = min(len(dataset), self._plan.max_samples)
@@ -88,4 +97,4 @@ class Evaluator:
             numbers = np.array(mine[start : start + size], np.int64)
             samples = Samples.empty(size, dataset.sequence_length)
             dataset.read(numbers, samples, np.arange(len(numbers)))
-            yield Batch.of(samples, self._plan.masking, size * ranks)
+            yield Batch.of(samples, self._plan.masking, OfRun(samples=size * ranks, phase=phase))

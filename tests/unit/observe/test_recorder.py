@@ -30,6 +30,8 @@ def test_every_name_of_a_step_record_has_its_exact_value() -> None:
             "step": 10,
             "samples": 80,
             "tokens": 10 * TOKENS_PER_STEP,
+            "global_batch_size": 8,
+            "sequence_length": TOKENS_PER_STEP // 8,
             "loss": 5.0,
             "loss/lm": 4.7,
             "loss/mtp": 5.1,
