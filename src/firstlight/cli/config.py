@@ -101,7 +101,7 @@ def schema() -> None:
 def check_files(config: RunConfig) -> None:
     """The files that the configuration names are there and whole, and the tokenizer fits the model."""
     check_vocabulary(config.data.tokenizer, config.model.vocab_size)
-    train, evaluate = config.data.train, config.data.evaluate
+    train, evaluate = config.data.train, config.data.held_out.values()
     prefixes = [one.path for one in (*train.sources, *evaluate) if one.kind == "megatron"]
     missing = [
         f"{prefix}{suffix}"

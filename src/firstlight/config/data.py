@@ -139,13 +139,52 @@ class MindRecordHeldOut(Section):
     labels_column: str | None = None
 
 
+def _names_differ(sources: "tuple[BlendedHeldOut, ...]") -> "tuple[BlendedHeldOut, ...]":
+    names = [source.name for source in sources]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"has the names {names}; give one source or more, each with a name of its own")
+    return sources
+
+
+class BlendedHeldOut(MegatronHeldOut):
+    """A source of a held-out blend."""
+
+    weight: Positive = 1.0
+    """Its share of the blend's loss, relative to the other sources' weights."""
+
+
+class HeldOutBlend(Section):
+    """Several held-out sets that stand for a mixture: the loss of each, and their mean by weights."""
+
+    kind: Literal["blend"] = "blend"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    sources: Annotated[tuple[BlendedHeldOut, ...], AfterValidator(_names_differ)]
+    """Each one's figures are under NAME/SOURCE."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of each source in the blend, by the name that its figures have."""
+        total = sum(source.weight for source in self.sources)
+        return {f"{self.name}/{source.name}": source.weight / total for source in self.sources}
+
+
 HeldOut = MegatronHeldOut | MindRecordHeldOut
+AnyHeldOut = MegatronHeldOut | MindRecordHeldOut | HeldOutBlend
 
 
 class DataConfig(Section):
     """Training data, held-out data and the tokenizer that made them."""
 
     train: TrainData
-    evaluate: tuple[Annotated[HeldOut, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...] = ()
+    evaluate: tuple[Annotated[AnyHeldOut, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...] = ()
     tokenizer: AbsolutePath
     loader: Loader = Loader()
+
+    @property
+    def held_out(self) -> dict[str, HeldOut]:
+        """All held-out sets that are read, those of blends one by one, by the names that their figures have."""
+        sets: dict[str, HeldOut] = {}
+        for one in self.evaluate:
+            parts = zip(one.shares, one.sources, strict=True) if isinstance(one, HeldOutBlend) else [(one.name, one)]
+            sets |= dict(parts)
+        return sets

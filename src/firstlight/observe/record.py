@@ -22,7 +22,8 @@ An evaluation's record: step, samples, tokens, elapsed_seconds, time as above, a
 
     evaluate/<name>/loss            nats per token
     evaluate/<name>/perplexity      exp(loss)
-    evaluate/<name>/bits_per_byte   absent when the set's bytes are not known
+    evaluate/<name>/bits_per_byte   absent when the set's bytes are not known, as is
+    evaluate/<name>/perplexity_per_byte     2 to the power of that
     evaluate/<name>/tokens          over which the loss is the mean
 """
 
@@ -60,7 +61,8 @@ def evaluation_figures(report: EvalReport) -> dict[str, float]:
     """The part of an evaluation's record that is of the held-out set."""
     figures = {"loss": report.loss, "perplexity": _perplexity(report.loss), "tokens": report.tokens}
     if report.bytes_per_token:
-        figures["bits_per_byte"] = report.loss / math.log(2) / report.bytes_per_token
+        per_byte = report.loss / report.bytes_per_token
+        figures |= {"bits_per_byte": per_byte / math.log(2), "perplexity_per_byte": _perplexity(per_byte)}
     return {f"{EVALUATE_PREFIX}{report.name}/{figure}": value for figure, value in figures.items()}
 
 

@@ -13,6 +13,7 @@ from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
 from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.object_store import StoredCopies, open_store
 from firstlight.checkpoint.step_folder import candidates
+from firstlight.config.data import HeldOutBlend
 from firstlight.config.phase_rules import final_batches
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.schedule import Now, unscheduled
@@ -132,15 +133,20 @@ def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
     """The held-out sets of `data.evaluate`, cut to the sequence lengths of the run."""
     return [
         HeldOutSet(
-            name=one.name,
+            name=name,
             datasets=tuple(
                 CheckedDataset(open_held_out(one, length), name=str(one.path), vocab_size=config.model.vocab_size)
                 for length in sequence_lengths(config).values()
             ),
             bytes_per_token=bytes_per_token(one.path),
         )
-        for one in config.data.evaluate
+        for name, one in config.data.held_out.items()
     ]
+
+
+def held_out_blends(config: RunConfig) -> dict[str, dict[str, float]]:
+    """The shares of held-out sets in the blends of `data.evaluate`, by the names of both."""
+    return {one.name: one.shares for one in config.data.evaluate if isinstance(one, HeldOutBlend)}
 
 
 def held_out_masking(config: RunConfig) -> Masking:
@@ -317,6 +323,7 @@ def _evaluation_plan(config: RunConfig, layout: Layout) -> EvaluationPlan:
         batch_size=_evaluation_batch(config, layout),
         masking=held_out_masking(config),
         timeline=timeline_of(config),
+        blends=held_out_blends(config),
     )
 
 

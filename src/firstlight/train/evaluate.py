@@ -1,8 +1,8 @@
 """Loss on held-out text, the same whatever the number of ranks."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class HeldOutSet:
 class EvaluationPlan:
     """When and how much: `every_steps` 0 is only after `last_step`; `max_samples` of each set, `batch_size` at once.
 
-    The model is evaluated as the last step of `timeline` before trained it: in the same phase.
+    The model is evaluated in the phase of `timeline` that trained it last. `blends`: of each the shares of its sets.
     """
 
     every_steps: int
@@ -39,6 +39,7 @@ class EvaluationPlan:
     batch_size: int
     masking: Masking = JOINED
     timeline: Timeline = Timeline.even()
+    blends: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,10 @@ class Evaluator:
         return step == self._plan.last_step or (every > 0 and step % every == 0)
 
     def run(self, step: int) -> list[EvalReport]:
-        """The mean next-token loss of each set. Collective."""
-        return [self._evaluate(held_out, step) for held_out in self._sets]
+        """The mean next-token loss of each set, then of each blend by its shares. Collective."""
+        reports = {held_out.name: self._evaluate(held_out, step) for held_out in self._sets}
+        blends = [blended(name, shares, reports) for name, shares in self._plan.blends.items()]
+        return [*reports.values(), *blends]
 
     def _evaluate(self, held_out: HeldOutSet, step: int) -> EvalReport:
         sums = [0.0, 0.0]
@@ -98,3 +101,16 @@ class Evaluator:
             samples = Samples.empty(size, dataset.sequence_length)
             dataset.read(numbers, samples, np.arange(len(numbers)))
             yield Batch.of(samples, self._plan.masking, OfRun(samples=size * ranks, phase=phase))
+
+
+def blended(name: str, shares: Mapping[str, float], reports: Mapping[str, EvalReport]) -> EvalReport:
+    """The report of a blend: losses and bytes of a token as its sources have them, by their shares."""
+    parts = [(share, reports[source]) for source, share in shares.items()]
+    sizes = [share * report.bytes_per_token for share, report in parts if report.bytes_per_token]
+    return EvalReport(
+        step=parts[0][1].step,
+        name=name,
+        loss=sum(share * report.loss for share, report in parts),
+        tokens=sum(report.tokens for _, report in parts),
+        bytes_per_token=sum(sizes) if len(sizes) == len(parts) else None,
+    )

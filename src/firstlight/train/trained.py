@@ -18,7 +18,7 @@ from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
 from firstlight.parallel.apply import LaidOut, routers
 from firstlight.parallel.device import pick_device
-from firstlight.train.assemble import build_engine, held_out_masking, open_held_out_sets
+from firstlight.train.assemble import build_engine, held_out_blends, held_out_masking, open_held_out_sets
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, Portion
 from firstlight.train.run_folder import RunFolder, open_run
 from firstlight.train.state import model_tensors
@@ -63,5 +63,6 @@ def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalRe
         batch_size=run.config.training.micro_batch_size,
         masking=held_out_masking(run.config),
         timeline=timeline_of(run.config),
+        blends=held_out_blends(run.config),
     )
     return Evaluator(engine, sets, plan, Portion(peers=Alone())).run(run.step)

@@ -78,6 +78,7 @@ def test_evaluation_has_loss_perplexity_and_bits_per_byte_at_its_place_in_traini
     wiki, code = bench.kept.evaluations
     assert wiki["evaluate/wiki/perplexity"] == pytest.approx(7.389056)
     assert wiki["evaluate/wiki/bits_per_byte"] == pytest.approx(2.0 / 0.6931472 / 4.0)
+    assert wiki["evaluate/wiki/perplexity_per_byte"] == pytest.approx(1.6487213)
     assert (wiki["step"], wiki["samples"], wiki["tokens"]) == (1, 8, TOKENS_PER_STEP)
     assert wiki["evaluate/wiki/tokens"] == 1000
     assert "evaluate/code/bits_per_byte" not in code

@@ -104,6 +104,20 @@ def test_every_set_has_its_report() -> None:
     assert [report.tokens for report in reports] == [3 * 4 - 1, 5 * 4 - 2]
 
 
+def test_a_blend_is_the_mean_of_its_sources_by_their_shares() -> None:
+    sets = [
+        HeldOutSet(name=f"all/{name}", datasets=[Squares(size)], bytes_per_token=size)
+        for name, size in (("a", 3), ("b", 5))
+    ]
+    blends = {"all": {"all/a": 0.75, "all/b": 0.25}}
+    plan = EvaluationPlan(every_steps=0, last_step=7, max_samples=100, batch_size=2, blends=blends)
+    a, b, whole = Evaluator(CountingEngine(), sets, plan, Portion(peers=Alone())).run(3)  # type: ignore[arg-type]
+    assert (a.name, b.name, whole.name) == ("all/a", "all/b", "all")
+    assert whole.loss == pytest.approx(0.75 * a.loss + 0.25 * b.loss)
+    assert whole.tokens == a.tokens + b.tokens
+    assert whole.bytes_per_token == 0.75 * 3 + 0.25 * 5
+
+
 @pytest.mark.parametrize(("every", "due"), [(0, [6]), (2, [2, 4, 6]), (4, [4, 6]), (6, [6]), (5, [5, 6])])
 def test_due_every_so_many_steps_and_after_the_last(every: int, due: list[int]) -> None:
     plan = EvaluationPlan(every_steps=every, last_step=6, max_samples=1, batch_size=1)
