@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measured import Stopwatch
+from firstlight.config.timeline import Timeline
 from firstlight.data.contiguous import ContiguousDataset, ContiguousTokens
 from firstlight.data.encoder import TokenizersEncoder
 from firstlight.data.epochs import Epochs
@@ -56,7 +57,9 @@ def batches(wanted: argparse.Namespace) -> None:
     """Read batches in one thread; `checksum` is of all tokens and labels."""
     dataset = ordered(wanted.prefix, wanted.sequence_length, None)
     size = wanted.batch_size
-    stream = TokenStream(dataset, global_batch_size=size, micro_batch_size=size, data_rank=0, data_size=1)
+    stream = TokenStream(
+        dataset, timeline=Timeline.even(batch_size=size), micro_batch_size=size, data_rank=0, data_size=1
+    )
     checksum = 0
     for _ in range(wanted.checked):
         batch = next(stream)

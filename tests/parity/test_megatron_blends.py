@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from firstlight.config.timeline import Timeline
 from firstlight.data import native
 from firstlight.data.blend import BlendOrder, normalise, sizes_to_build, target_sizes
 from firstlight.data.blended_dataset import BlendedDataset
@@ -102,7 +103,7 @@ def test_all_samples_of_blends_in_order_are_equal(case: str, split: str) -> None
     end_of_document = 0 if _description(case)["config"]["eod_mask_loss"] else None
     stream = TokenStream(
         blend,
-        global_batch_size=1,
+        timeline=Timeline.even(batch_size=1),
         micro_batch_size=1,
         data_rank=0,
         data_size=1,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from firstlight.base.errors import FirstlightError
+from firstlight.config.timeline import Timeline
 from firstlight.data.blend import normalise, sizes_to_build
 from firstlight.data.cyclic_sampler import CyclicSampler, torch_permutation
 from firstlight.data.gpt_dataset import GptDataset
@@ -121,7 +122,7 @@ def test_loss_masks_are_equal(case: str) -> None:
         dataset = _dataset(case, split)
         stream = TokenStream(
             dataset,
-            global_batch_size=1,
+            timeline=Timeline.even(batch_size=1),
             micro_batch_size=1,
             data_rank=0,
             data_size=1,
@@ -182,7 +183,7 @@ def test_ranks_take_the_samples_that_megatrons_sampler_gives(number: int) -> Non
         for rank in range(case["dp"]):
             stream = TokenStream(
                 _Numbers(case["total"]),
-                global_batch_size=case["micro_batch"] * case["dp"],
+                timeline=Timeline.even(batch_size=case["micro_batch"] * case["dp"]),
                 micro_batch_size=case["micro_batch"],
                 data_rank=rank,
                 data_size=case["dp"],
@@ -298,7 +299,9 @@ def test_the_permutation_is_torchs(size: int) -> None:
 
 def test_a_sampler_with_nothing_left_says_so() -> None:
     """Megatron's: "no samples left to consume: 72, 64"."""
-    stream = TokenStream(_Numbers(64), global_batch_size=8, micro_batch_size=4, data_rank=0, data_size=2)
+    stream = TokenStream(
+        _Numbers(64), timeline=Timeline.even(batch_size=8), micro_batch_size=4, data_rank=0, data_size=2
+    )
     stream.load_state_dict({"consumed_samples": 72})
     with pytest.raises(FirstlightError, match="72 of its 64 samples are consumed"):
         next(stream)

@@ -36,7 +36,10 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One optimizer step. `samples` and `tokens` are totals consumed since the start of training."""
+    """One optimizer step, on `global_batch_size` sequences of `sequence_length` tokens.
+
+    `samples` and `tokens` are totals consumed since the start of training.
+    """
 
     step: int
     loss: LossReport
@@ -44,6 +47,8 @@ class StepReport:
     learning_rate: float
     samples: int
     tokens: int
+    global_batch_size: int
+    sequence_length: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ import typer
 from firstlight.base.errors import InputError
 from firstlight.cli.model import read_model
 from firstlight.config.load import dump, dump_section, load
-from firstlight.config.scheduled_numbers import scheduled_numbers, span_of
+from firstlight.config.scheduled_numbers import scheduled_numbers
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import Stretch, Timeline, sequence_lengths, timeline_of
 from firstlight.data.open import open_held_out
 from firstlight.data.source import Surroundings, open_source
 from firstlight.data.tokenizer import check_vocabulary
@@ -61,12 +62,25 @@ def schedule(
 
     loaded = load(config, overrides or (), read_model)
     loaded.require_rules(world_size=world_size)
-    span = span_of(loaded.config)
+    timeline = timeline_of(loaded.config)
     courses = [
-        Course(name=name, value_at=number_at(number, span), description=number.schedule.type)
+        Course(name=name, value_at=number_at(number, timeline), description=number.schedule.type)
         for name, number in scheduled_numbers(loaded.config).items()
     ]
-    typer.echo(write_schedule(config.name, courses, span, output))
+    if len(timeline.stretches) > 1:
+        courses += [
+            Course(
+                name="training.global_batch_size",
+                value_at=lambda step: timeline.at(step).batch_size,
+                description="sequences of a step",
+            ),
+            Course(
+                name="data.train.sequence_length",
+                value_at=lambda step: timeline.at(step).sequence_length,
+                description="tokens of a sequence",
+            ),
+        ]
+    typer.echo(write_schedule(config.name, courses, timeline, output))
 
 
 @app.command("from-hf")
@@ -87,7 +101,7 @@ def schema() -> None:
 def check_files(config: RunConfig) -> None:
     """The files that the configuration names are there and whole, and the tokenizer fits the model."""
     check_vocabulary(config.data.tokenizer, config.model.vocab_size)
-    train, evaluate = config.data.train, config.data.evaluate
+    train, evaluate = config.data.train, config.data.held_out.values()
     prefixes = [one.path for one in (*train.sources, *evaluate) if one.kind == "megatron"]
     missing = [
         f"{prefix}{suffix}"
@@ -101,24 +115,38 @@ def check_files(config: RunConfig) -> None:
     for number in range(len(train.sources)):
         open_source(around, number)
     for held_out in evaluate:
-        open_held_out(held_out, train.sequence_length)
+        for length in set(sequence_lengths(config).values()):
+            open_held_out(held_out, length)
 
 
 def derived_facts(config: RunConfig, world_size: int) -> list[str]:
     """What follows from a configuration on `world_size` processes, a line each."""
     layout = Layout.of(config.parallelism, world_size)
     counts = count_parameters(config.model)
-    training, length = config.training, config.data.train.sequence_length
-    accumulation = accumulation_steps(
-        global_batch_size=training.global_batch_size,
-        micro_batch_size=training.micro_batch_size,
-        data_size=layout.data_size,
-    )
-    tokens = training.global_batch_size * length
+    timeline = timeline_of(config)
     return [
         *layout.describe().splitlines(),
         f"parameters: {counts.total:,}, of which a token passes {counts.activated:,}",
-        f"FLOPs per token, forward and backward, causal attention: {flops_per_token(config.model, length):.4g}",
-        f"micro-batches per rank and step: {accumulation}",
-        f"tokens per step: {tokens:,}; in all: {tokens * training.steps:,}",
+        *(line for stretch in _last_of_phases(timeline) for line in _facts_of(config, layout, stretch)),
+        f"tokens in all: {timeline.tokens:,}",
+    ]
+
+
+def _last_of_phases(timeline: Timeline) -> list[Stretch]:
+    """The last stretch of each phase, when the batch has grown."""
+    return list({stretch.phase: stretch for stretch in timeline.stretches}.values())
+
+
+def _facts_of(config: RunConfig, layout: Layout, stretch: Stretch) -> list[str]:
+    accumulation = accumulation_steps(
+        global_batch_size=stretch.batch_size,
+        micro_batch_size=config.training.micro_batch_size,
+        data_size=layout.data_size,
+    )
+    flops = flops_per_token(config.model, stretch.sequence_length)
+    where = f"phases.{stretch.phase - 1}: " if stretch.phase else ""
+    return [
+        f"{where}FLOPs per token, forward and backward, causal attention: {flops:.4g}",
+        f"{where}micro-batches per rank and step: {accumulation}",
+        f"{where}tokens per step: {stretch.tokens_per_step:,}",
     ]

@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,47 @@ def evaluate(
     run: Run,
     weights: Weights = WeightsChoice.MODEL,
     samples: Annotated[int | None, typer.Option(min=1, help="At most this many sequences of each set.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="A task of lm-evaluation-harness, in place of the held-out sets. Repeatable."),
+    ] = None,
+    tasks_folder: Annotated[Path | None, typer.Option(help="Where tasks of your own are.")] = None,
+    few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question of a task.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many questions of a task.")] = None,
 ) -> None:
-    """Print the loss of the run's newest checkpoint on its held-out sets, and write it to evaluation.json."""
+    """Print the loss of the run's newest checkpoint on its held-out sets, or its figures on tasks, and write them to
+    evaluation.json or tasks.json."""
+    if task:
+        _evaluate_tasks(run, weights, task, folder=tasks_folder, num_examples=few_shot, limit=limit)
+    else:
+        _evaluate_held_out(run, weights, samples)
+
+
+def _evaluate_tasks(
+    run: Path,
+    weights: WeightsChoice,
+    names: list[str],
+    *,
+    folder: Path | None,
+    num_examples: int | None,
+    limit: int | None,
+) -> None:
+    try:
+        from firstlight.train.harness import Tasks, evaluate_tasks
+    except ImportError:
+        raise InputError(
+            "tasks need the package lm_eval, which is missing: pip install 'firstlight[lm-eval]'"
+        ) from None
+    from firstlight.train.trained import load_trained
+
+    trained = load_trained(run, weights.value)
+    found = evaluate_tasks(trained, Tasks(names=names, folder=folder, num_examples=num_examples, limit=limit))
+    for name, figures in found.items():
+        typer.echo(f"step {trained.step}  {name}: " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    (run / "tasks.json").write_text(json.dumps({"step": trained.step, "tasks": found}, indent=1) + "\n")
+
+
+def _evaluate_held_out(run: Path, weights: WeightsChoice, samples: int | None) -> None:
     from firstlight.observe.console import evaluation_lines
     from firstlight.observe.record import evaluation_figures
     from firstlight.train.trained import evaluate_trained, load_trained
@@ -81,6 +121,7 @@ def export(
 ) -> None:
     """Write the run's newest checkpoint as a Hugging Face folder."""
     from firstlight.checkpoint.key import read_key
+    from firstlight.config.timeline import model_after
     from firstlight.convert.huggingface import export as export_weights
     from firstlight.train.exports import exported_tokenizer
     from firstlight.train.run_folder import open_run
@@ -96,6 +137,7 @@ def export(
         dtype=dtype.value,
         key=read_key(config.checkpoint.key_file),
         kind=weights.value,
+        model_after=partial(model_after, config),
     )
     typer.echo(f"{output}: {config.model.family} after step {step}, {dtype.value}")
 

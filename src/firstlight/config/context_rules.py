@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from firstlight.config.broken import Broken
 from firstlight.config.context import MixedContext, head_degree
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import sequence_lengths
 
 
 def mixture_divides(config: RunConfig, _world_size: int) -> Iterator[Broken]:
@@ -24,19 +25,21 @@ def mixture_divides(config: RunConfig, _world_size: int) -> Iterator[Broken]:
 def positions_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """Every rank has as many positions; a ring cuts each of its parts in two, one from the front and one from the
     back, and a tensor group cuts what its context rank has."""
-    parallelism, length = config.parallelism, config.data.train.sequence_length
+    parallelism = config.parallelism
     degree, heads = parallelism.context_parallel, head_degree(parallelism.context, parallelism.context_parallel)
     if degree == 1 or degree % heads:
         return
     ring, within = degree // heads, heads * parallelism.tensor_parallel
     parts = ring * math.lcm(2, within) if ring > 1 else within
-    if length % parts:
+    for key, length in sequence_lengths(config).items():
+        if length % parts == 0:
+            continue
         nearest = max(1, round(length / parts)) * parts
         yield Broken(
             path=("parallelism", "context_parallel"),
             message=f"parallelism.context_parallel = {degree} with context.kind = {parallelism.context.kind} and "
             f"tensor_parallel = {parallelism.tensor_parallel} cuts sequences into {parts} parts, which do not divide "
-            f"data.train.sequence_length = {length}; use a multiple of {parts}, such as {nearest}",
+            f"{key} = {length}; use a multiple of {parts}, such as {nearest}",
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from firstlight.config.section import AbsolutePath, Count, Fraction, Positive, Section
 
@@ -74,13 +74,6 @@ def _at_least_one(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return sources
 
 
-class WeightChange(Section):
-    """From this step on, the sources have these weights, in their order."""
-
-    from_step: Count
-    weights: tuple[Annotated[float, Field(ge=0)], ...]
-
-
 class FillInTheMiddle(Section):
     """Documents rearranged so that the model learns to fill gaps (arXiv:2207.14255); tokens are named by their text."""
 
@@ -100,8 +93,6 @@ class TrainData(Section):
         tuple[Annotated[Source, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...],
         AfterValidator(_at_least_one),
     ]
-    weight_changes: tuple[WeightChange, ...] = ()
-    """A curriculum: other weights from given steps on. Each source goes on where it was."""
     order: Literal["megatron", "permuted", "packed", "sequential"] = "megatron"
     """`megatron` is Megatron-LM's GPTDataset order, to the bit; `permuted` needs no index and starts at once; `packed`
     puts whole documents into rows by best fit; `sequential` reads the files as they lie."""
@@ -115,19 +106,6 @@ class TrainData(Section):
     mask_after_end_of_document: bool = False
     """Leave out the loss of predicting a document's first token from the end of another (Megatron's eod_mask_loss)."""
     fill_in_the_middle: FillInTheMiddle | None = None
-
-    @model_validator(mode="after")
-    def _changes_fit_the_sources(self) -> "TrainData":
-        steps = [change.from_step for change in self.weight_changes]
-        if steps != sorted(set(steps)):
-            raise ValueError(f"weight_changes begin at the steps {steps}; give each a later step than the one before")
-        for change in self.weight_changes:
-            if len(change.weights) != len(self.sources) or not sum(change.weights) > 0:
-                raise ValueError(
-                    f"weight_changes from_step {change.from_step} has the weights {list(change.weights)}; give one for "
-                    f"each of the {len(self.sources)} sources, not all 0"
-                )
-        return self
 
 
 class Loader(Section):
@@ -161,13 +139,52 @@ class MindRecordHeldOut(Section):
     labels_column: str | None = None
 
 
+def _names_differ(sources: "tuple[BlendedHeldOut, ...]") -> "tuple[BlendedHeldOut, ...]":
+    names = [source.name for source in sources]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"has the names {names}; give one source or more, each with a name of its own")
+    return sources
+
+
+class BlendedHeldOut(MegatronHeldOut):
+    """A source of a held-out blend."""
+
+    weight: Positive = 1.0
+    """Its share of the blend's loss, relative to the other sources' weights."""
+
+
+class HeldOutBlend(Section):
+    """Several held-out sets that stand for a mixture: the loss of each, and their mean by weights."""
+
+    kind: Literal["blend"] = "blend"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    sources: Annotated[tuple[BlendedHeldOut, ...], AfterValidator(_names_differ)]
+    """Each one's figures are under NAME/SOURCE."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of each source in the blend, by the name that its figures have."""
+        total = sum(source.weight for source in self.sources)
+        return {f"{self.name}/{source.name}": source.weight / total for source in self.sources}
+
+
 HeldOut = MegatronHeldOut | MindRecordHeldOut
+AnyHeldOut = MegatronHeldOut | MindRecordHeldOut | HeldOutBlend
 
 
 class DataConfig(Section):
     """Training data, held-out data and the tokenizer that made them."""
 
     train: TrainData
-    evaluate: tuple[Annotated[HeldOut, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...] = ()
+    evaluate: tuple[Annotated[AnyHeldOut, Field(discriminator="kind"), BeforeValidator(_with_kind)], ...] = ()
     tokenizer: AbsolutePath
     loader: Loader = Loader()
+
+    @property
+    def held_out(self) -> dict[str, HeldOut]:
+        """All held-out sets that are read, those of blends one by one, by the names that their figures have."""
+        sets: dict[str, HeldOut] = {}
+        for one in self.evaluate:
+            parts = zip(one.shares, one.sources, strict=True) if isinstance(one, HeldOutBlend) else [(one.name, one)]
+            sets |= dict(parts)
+        return sets

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 
 from firstlight.base.errors import InputError
+from firstlight.config.batch import BATCH_LABELS
 from firstlight.config.rules import broken_rules
 from firstlight.config.schedule import UNION_LABELS
 from firstlight.config.schema import RunConfig
@@ -119,7 +120,7 @@ def _written_path(loc: KeyPath, values: Any) -> KeyPath:
     path: list[str | int] = []
     node = values
     for position, key in enumerate(loc):
-        if key in UNION_LABELS:
+        if key in (*UNION_LABELS, *BATCH_LABELS):
             continue
         if isinstance(node, Mapping) and key not in node and key in _tags_of(node, path, values):
             continue

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 from firstlight.config.broken import Broken
+from firstlight.config.phase_rules import final_batches
 from firstlight.config.pipeline import STAGES_PER_RANK, BalancedSplit, GivenSplit, OffsetSplit
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import timeline_of
 
 
 def schedule_has_the_stages(config: RunConfig, _world_size: int) -> Iterator[Broken]:
@@ -62,14 +64,27 @@ def _split_is_whole(key: str, given: tuple[int, ...], sizes: list[int], count: i
 
 
 def micro_batches_fill_the_pipeline(config: RunConfig, world_size: int) -> Iterator[Broken]:
-    """A schedule works in rounds of micro-batches."""
+    """A schedule works in rounds of micro-batches, and all of them have one shape."""
     parallelism, training = config.parallelism, config.training
-    degree, pipeline = parallelism.pipeline_parallel, parallelism.pipeline
     data_size = world_size * parallelism.data_parallel_replicate // parallelism.fixed_size
     portion = training.micro_batch_size * data_size
-    if degree == 1 or not portion or training.global_batch_size % portion:
+    if parallelism.pipeline_parallel == 1 or not portion:
         return
-    count = training.global_batch_size // portion
+    for size in sorted({one.batch_size for one in timeline_of(config).stretches}):
+        if size % portion == 0:
+            yield from _rounds_are_whole(config, size, portion)
+        elif size not in final_batches(config):
+            yield Broken(
+                path=("training", "global_batch_size"),
+                message=f"training.global_batch_size ramps over {size} sequences, which is not a multiple of "
+                f"micro_batch_size = {training.micro_batch_size} x {data_size} data-parallel ranks = {portion}, as "
+                "a pipeline needs it; give ramp.start and ramp.increment as such multiples",
+            )
+
+
+def _rounds_are_whole(config: RunConfig, size: int, portion: int) -> Iterator[Broken]:
+    degree, pipeline = config.parallelism.pipeline_parallel, config.parallelism.pipeline
+    count = size // portion
     stages = degree * pipeline.num_stages_per_rank
     rounds = max(1, count // degree)
     usable = None
@@ -82,7 +97,7 @@ def micro_batches_fill_the_pipeline(config: RunConfig, world_size: int) -> Itera
     if usable is not None:
         yield Broken(
             path=("training", "global_batch_size"),
-            message=f"training.global_batch_size = {training.global_batch_size} makes {count} micro-batches for each "
+            message=f"training.global_batch_size = {size} makes {count} micro-batches for each "
             f"data-parallel rank, too few or no whole rounds for parallelism.pipeline.schedule = {pipeline.schedule} "
             f"over pipeline_parallel = {degree}; use {usable} micro-batches (of {portion} sequences each)",
         )

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from firstlight.config.broken import Broken
 from firstlight.config.model import GroupedQueryAttention, MultiHeadLatentAttention
 from firstlight.config.optimizer import MuonConfig
-from firstlight.config.scheduled_numbers import span_of
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import timeline_of
 
 _PHASES = ("warmup_steps", "stable_steps", "decay_steps", "middle_steps")
 
@@ -15,7 +15,8 @@ def schedule_fits_the_steps(config: RunConfig, _world_size: int) -> Iterator[Bro
     """Warm-up and decay happen within the run."""
     schedule, steps = config.lr_scheduler, config.training.steps
     phases = {name: getattr(schedule, name, None) for name in _PHASES}
-    lengths = {name: span_of(config).steps_in(length) for name, length in phases.items() if length is not None}
+    given = {name: length for name, length in phases.items() if length is not None}
+    lengths = dict(zip(given, timeline_of(config).consecutive(list(given.values())), strict=True))
     if sum(lengths.values()) > steps:
         first = next(iter(lengths))
         shown = " and ".join(f"{name} = {length}" for name, length in lengths.items() if length or name == first)

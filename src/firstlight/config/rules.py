@@ -3,15 +3,18 @@
 import math
 from collections.abc import Callable, Iterator
 
+from firstlight.config.batch import SampleBatch, batch_of
 from firstlight.config.broken import Broken
 from firstlight.config.context_rules import CONTEXT_RULES
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward, MultiHeadLatentAttention
+from firstlight.config.phase_rules import PHASE_RULES, final_batches, key_path
 from firstlight.config.pipeline_rules import PIPELINE_RULES
 from firstlight.config.precision_rules import PRECISION_RULES
 from firstlight.config.recipe_rules import RECIPE_RULES
 from firstlight.config.recompute import ModuleRecompute, NoRecompute, SelectiveRecompute
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import sequence_lengths
 from firstlight.config.training import ParallelismConfig
 
 _FIXED_AXES = ("tensor_parallel", "context_parallel", "pipeline_parallel", "data_parallel_replicate")
@@ -50,13 +53,14 @@ def mtp_needs_a_family_with_it(config: RunConfig, _world_size: int) -> Iterator[
 
 def positions_cover_the_sequence(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     """The model must know every position of a sequence."""
-    length, positions = config.data.train.sequence_length, config.model.max_position_embeddings
-    if length > positions:
-        yield Broken(
-            path=("data", "train", "sequence_length"),
-            message=f"data.train.sequence_length = {length} is more than model.max_position_embeddings = {positions}; "
-            f"use at most {positions}, or a model with more positions",
-        )
+    positions = config.model.max_position_embeddings
+    for key, length in sequence_lengths(config).items():
+        if length > positions:
+            yield Broken(
+                path=key_path(key),
+                message=f"{key} = {length} is more than model.max_position_embeddings = {positions}; "
+                f"use at most {positions}, or a model with more positions",
+            )
 
 
 def experts_divide(config: RunConfig, world_size: int) -> Iterator[Broken]:
@@ -121,7 +125,7 @@ def tensors_divide(config: RunConfig, _world_size: int) -> Iterator[Broken]:
     degree = config.parallelism.tensor_parallel
     if degree == 1:
         return
-    sizes = {**_cut_sizes(config.model), "data.train.sequence_length": config.data.train.sequence_length}
+    sizes = {**_cut_sizes(config.model), **sequence_lengths(config)}
     usable = math.gcd(*sizes.values())
     for name, size in sizes.items():
         if size % degree:
@@ -212,18 +216,21 @@ def _degrees_that_do_not_divide(parallelism: ParallelismConfig, world_size: int)
 
 
 def batch_divides(config: RunConfig, world_size: int) -> Iterator[Broken]:
-    """Every rank takes the same whole number of micro-batches."""
-    training = config.training
-    parallelism = config.parallelism
+    """Every rank takes the same whole number of micro-batches, once the batch has its full size."""
+    micro_batch, parallelism = config.training.micro_batch_size, config.parallelism
     data_size = max(1, world_size * parallelism.data_parallel_replicate // parallelism.fixed_size)
-    portion = training.micro_batch_size * data_size
-    if training.global_batch_size % portion:
-        nearest = max(portion, round(training.global_batch_size / portion) * portion)
+    portion = micro_batch * data_size
+    batch = batch_of(config.training.global_batch_size)
+    uneven = [one for one in final_batches(config) if one % portion]
+    if uneven:
+        nearest = max(portion, round(uneven[0] / portion) * portion)
+        what = str(uneven[0])
+        if not isinstance(batch, SampleBatch):
+            what = f"{batch.tokens} tokens, which is {what} sequences,"
         yield Broken(
             path=("training", "global_batch_size"),
-            message=f"training.global_batch_size = {training.global_batch_size} is not a multiple of micro_batch_size "
-            f"= {training.micro_batch_size} x {data_size} data-parallel ranks = {portion}; use {nearest}, "
-            "or another micro_batch_size",
+            message=f"training.global_batch_size = {what} is not a multiple of micro_batch_size = {micro_batch} x "
+            f"{data_size} data-parallel ranks = {portion}; use {nearest}, or another micro_batch_size",
         )
 
 
@@ -252,6 +259,7 @@ RULES: tuple[Rule, ...] = (
     recompute_names_what_there_is,
     axes_fill_the_world,
     batch_divides,
+    *PHASE_RULES,
     *PIPELINE_RULES,
     *CONTEXT_RULES,
     *PRECISION_RULES,

@@ -1,7 +1,6 @@
-"""How a number of the training recipe changes over the run: the kinds of schedules, and what they are laid over."""
+"""How a number of the training recipe changes over the run: the kinds of schedules."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -17,14 +16,25 @@ class TokenLength(Section):
     tokens: Count
 
 
+class SampleLength(Section):
+    """As many steps as it takes to train on so many sequences, rounded up."""
+
+    samples: Count
+
+
 def _length_label(value: Any) -> str:
+    if isinstance(value, SampleLength) or (isinstance(value, dict) and "samples" in value):
+        return "in_samples"
     return "in_tokens" if isinstance(value, dict | TokenLength) else "in_steps"
 
 
 Length = Annotated[
-    Annotated[Steps, Tag("in_steps")] | Annotated[TokenLength, Tag("in_tokens")], Discriminator(_length_label)
+    Annotated[Steps, Tag("in_steps")]
+    | Annotated[TokenLength, Tag("in_tokens")]
+    | Annotated[SampleLength, Tag("in_samples")],
+    Discriminator(_length_label),
 ]
-"""A number of steps, given as such or by the tokens that fill them."""
+"""A number of steps, given as such or by the tokens or sequences that fill them."""
 
 
 class WarmedUp(Section):
@@ -179,17 +189,5 @@ def unscheduled(number: float | ScheduledNumber) -> float:
     return number
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """What a schedule is laid over: the steps of the run, and what each of them trains on."""
-
-    steps: int
-    tokens_per_step: int = 1
-
-    def steps_in(self, length: int | TokenLength) -> int:
-        """`length` in whole steps, rounded up."""
-        return -(-length.tokens // self.tokens_per_step) if isinstance(length, TokenLength) else length
-
-
-UNION_LABELS = ("in_steps", "in_tokens", "as_number", "as_schedule")
+UNION_LABELS = ("in_steps", "in_tokens", "in_samples", "as_number", "as_schedule")
 """What pydantic puts into the place of a fault beside the keys that the user wrote."""

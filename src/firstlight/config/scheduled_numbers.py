@@ -2,14 +2,8 @@
 
 from firstlight.config.model import MoeFeedForward
 from firstlight.config.router import SigmoidRouter
-from firstlight.config.schedule import ScheduledNumber, Span
+from firstlight.config.schedule import ScheduledNumber
 from firstlight.config.schema import RunConfig
-
-
-def span_of(config: RunConfig) -> Span:
-    """The run that schedules are laid over."""
-    tokens = config.training.global_batch_size * config.data.train.sequence_length
-    return Span(steps=config.training.steps, tokens_per_step=tokens)
 
 
 def learning_rate_of(config: RunConfig) -> ScheduledNumber:

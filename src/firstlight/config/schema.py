@@ -8,6 +8,7 @@ from firstlight.config.averages import AveragesConfig
 from firstlight.config.data import DataConfig
 from firstlight.config.model import ModelConfig
 from firstlight.config.optimizer import OptimizerChoice
+from firstlight.config.phases import Phase
 from firstlight.config.recompute import NoRecompute, OffloadConfig, Recompute
 from firstlight.config.schedule import ConstantSchedule, Schedule
 from firstlight.config.section import Section
@@ -25,6 +26,8 @@ class RunConfig(Section):
 
     model: ModelConfig
     data: DataConfig
+    phases: tuple[Phase, ...] = ()
+    """What changes at given points of the run: source weights, sequence length, rotary embedding."""
     parallelism: ParallelismConfig = ParallelismConfig()
     optimizer: OptimizerChoice
     lr_scheduler: Schedule = ConstantSchedule()

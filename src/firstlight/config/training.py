@@ -4,6 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
+from firstlight.config.batch import GlobalBatch
 from firstlight.config.context import Context, RingContext
 from firstlight.config.faults import PlantedFault
 from firstlight.config.pipeline import PipelineConfig
@@ -57,10 +58,10 @@ class TrainingConfig(Section):
     """How long, in which portions, how exactly, and where the run's folder is."""
 
     steps: Count
-    global_batch_size: Count
-    """Sequences per optimizer step, over all ranks."""
+    global_batch_size: GlobalBatch
+    """Sequences per optimizer step, over all ranks; or `{samples: N}` or `{tokens: N}`, with a `ramp`."""
     micro_batch_size: Count = 1
-    """Sequences per forward and backward on one rank; accumulation follows from it."""
+    """At most so many sequences per forward and backward on one rank; accumulation follows from it."""
     precision: PrecisionChoice = Fp32Precision()
     """The name of a kind, or a section with its settings. Weights are kept in fp32 in all of them."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42

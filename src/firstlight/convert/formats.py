@@ -8,6 +8,7 @@ from firstlight.base.errors import InputError
 from firstlight.checkpoint.key import read_key
 from firstlight.config.load import load
 from firstlight.config.model import ModelConfig
+from firstlight.config.timeline import model_after
 from firstlight.convert import hub_weights, mindformers_weights, run_weights
 from firstlight.convert.hub_output import finish_hub_folder
 from firstlight.convert.hub_section import read_section
@@ -35,7 +36,8 @@ def _open_run(path: Path, choices: ReadChoices) -> OpenedWeights:
     step = None if choices.at is None else int(choices.at)
     key = read_key(config.checkpoint.key_file)
     weights = run_weights.named_weights(config.model, path / _RUN_FILES[1], step, key)
-    return OpenedWeights(model=config.model, weights=weights)
+    assert isinstance(weights.source, run_weights.RunWeights)
+    return OpenedWeights(model=model_after(config, weights.source.step), weights=weights)
 
 
 def _open_hub(path: Path, choices: ReadChoices) -> OpenedWeights:

@@ -5,7 +5,7 @@ One file is put together at a time, from the checkpoint's blocks: the model is n
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,10 +45,12 @@ def export(
     dtype: DtypeName,
     key: bytes | None = None,
     kind: str = "model",
+    model_after: Callable[[int], ModelConfig] | None = None,
 ) -> int:
     """Write the newest checkpoint of a run into the new folder `output`; returns the step that it holds.
 
-    `kind`: which tensors of the checkpoint are the weights, "model" or "ema".
+    `kind`: which tensors of the checkpoint are the weights, "model" or "ema". `model_after` gives the model by the
+    step, where phases of the run have changed its rotary embedding.
 
     Raises InputError when `output` is not empty, NoCheckpointError when no checkpoint loads.
     """
@@ -56,8 +58,10 @@ def export(
         raise InputError(f"{output} is not empty; name a new folder for the export")
     saved = open_newest(checkpoints, _by_saved_name(family_of(model).shapes(model), kind), key)
     output.mkdir(parents=True, exist_ok=True)
-    _write(model, _Pieces(model, saved, _DTYPES[dtype], kind), output, tokenizer)
-    return saved.manifest.step
+    step = saved.manifest.step
+    after = model if model_after is None else model_after(step)
+    _write(after, _Pieces(after, saved, _DTYPES[dtype], kind), output, tokenizer)
+    return step
 
 
 def export_saved(

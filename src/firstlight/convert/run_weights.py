@@ -24,6 +24,7 @@ class RunWeights:
     def __init__(self, saved: SavedTensors, tensors: Mapping[str, Tensor]) -> None:
         self._saved = saved
         self.place = self._saved.folder
+        self.step = saved.manifest.step
         self.files = tuple(self.place / name for name in sorted(self._saved.manifest.files))
         self.tensors: Mapping[str, StoredTensor] = {
             name: StoredTensor(shape=tuple(tensor.shape), dtype=tensor.dtype) for name, tensor in tensors.items()

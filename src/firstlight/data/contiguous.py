@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from firstlight.base.errors import InputError
+from firstlight.data.cut import Share
 from firstlight.data.indexed import HEADER, bin_path, idx_path, map_bytes, read_header
 from firstlight.data.samples import Samples, require_numbers
 from firstlight.data.split import parse_split, split_bounds
 
+WHOLE = Share()
 _NUM_PROBES = 1024
 _LARGEST_INT32 = 2**31 - 1
 
@@ -33,8 +35,11 @@ class ContiguousTokens:
         return len(self.values)
 
     @classmethod
-    def open(cls, prefix: Path, split: str) -> "ContiguousTokens":
-        """Map the data set at `prefix`. Raises InputError when a file is missing or its sequences are not in order."""
+    def open(cls, prefix: Path, split: str, share: Share = WHOLE, *, at_least: int = 0) -> "ContiguousTokens":
+        """Map the data set at `prefix`, or a share of its tokens, by whole sequences and `at_least` so many.
+
+        Raises InputError when a file is missing or its sequences are not in order.
+        """
         index = map_bytes(idx_path(prefix))
         dtype, num_sequences, _ = read_header(idx_path(prefix), index)
         after_lengths = HEADER.size + 4 * num_sequences
@@ -44,6 +49,9 @@ class ContiguousTokens:
         sequences = split_bounds(parse_split(split), num_sequences)[0] or range(0)
         if not len(sequences):
             return cls(prefix, np.empty(0, dtype), pointers[:0])
+        last = sequences.stop - 1
+        end = int(pointers[last]) + int(lengths[last]) * dtype.itemsize
+        sequences = share.of(sequences, pointers, end, at_least=at_least * dtype.itemsize)
         _probe(prefix, lengths[: sequences.stop], pointers[: sequences.stop], dtype.itemsize)
         last = sequences.stop - 1
         begin = int(pointers[sequences.start])

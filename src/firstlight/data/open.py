@@ -1,7 +1,8 @@
 """From the data section of a configuration to data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +10,14 @@ from numpy.typing import NDArray
 from firstlight.base.log import get_logger
 from firstlight.config.data import DataConfig, HeldOut, MindRecordHeldOut
 from firstlight.data import native
-from firstlight.data.blend import BlendOrder, normalise, sizes_to_build, target_sizes
+from firstlight.data.blend import BlendOrder, normalise
 from firstlight.data.blended_dataset import BlendedDataset
 from firstlight.data.checked_dataset import CheckedDataset
+from firstlight.data.cut import Cut, PhaseNeeds, Share, cuts_of, shares_of, tokens_before
 from firstlight.data.fim import FimDataset, FimTokens, Rearranging
 from firstlight.data.fingerprint import fingerprint_of_sources
 from firstlight.data.mindrecord_dataset import open_mindrecord
+from firstlight.data.phased_dataset import ContinuedDataset, PhasedDataset
 from firstlight.data.samples import Dataset
 from firstlight.data.sequential_dataset import SequentialDataset
 from firstlight.data.source import OpenedSource, Surroundings, open_indexed, open_source
@@ -34,61 +37,47 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingNeeds:
-    """What a run wants of its data: so many global batches, in the order of a seed, of ids below `vocab_size`."""
+    """What a run wants of its data: so many samples, in the order of a seed, of ids below `vocab_size`.
 
-    steps: int
-    global_batch_size: int
+    They are of `data.train.sequence_length` tokens, by the sources' weights; those of `later` phases come after them.
+    """
+
+    num_samples: int
     seed: int
     vocab_size: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Mixture:
-    """How many samples each stage of a run takes, by which weights; None: there is one source, read alone."""
-
-    sizes: Sequence[int]
-    weights: Sequence[NDArray[np.float64]]
-
-    def asked(self) -> list[int]:
-        """Samples to build of each source, as many more as Megatron asks for."""
-        by_stage = [sizes_to_build(one, size) for one, size in zip(self.weights, self.sizes, strict=True)]
-        return [sum(one) for one in zip(*by_stage, strict=True)]
-
-    def targets(self) -> list[int]:
-        """Samples that each source gives at most."""
-        by_stage = [target_sizes(one, size) for one, size in zip(self.weights, self.sizes, strict=True)]
-        return [sum(one) for one in zip(*by_stage, strict=True)]
+    later: tuple[PhaseNeeds, ...] = ()
 
 
 def open_training_data(config: DataConfig, needs: TrainingNeeds) -> TrainingData:
     """The samples of a run from the first share of `data.train.split` of each source.
 
-    One source is read in its own order, several are blended by their weights. Logs what the run reads of each.
+    One source is read in its own order, several are blended by their weights. Another sequence length reads other
+    documents in an order of its own (see `cut`). Logs what the run reads of each.
     Raises InputError when a file is missing or damaged, or has not even the tokens of one sample; reading raises it
     for a token id that is not below `vocab_size`.
     """
     train = config.train
     around = Surroundings(train=train, tokenizer=config.tokenizer, seed=needs.seed)
-    sources = [open_source(around, number) for number in range(len(train.sources))]
-    num_samples = needs.steps * needs.global_batch_size
-    mixture = _mixture(config, sources, needs)
-    if len(sources) == 1:
-        targets = [num_samples]
-        dataset: Dataset = _checked(sources[0], num_samples, needs)
-    else:
-        targets = mixture.targets()
-        asked = mixture.asked()
-        dataset = BlendedDataset(
-            [_checked(one, size, needs) for one, size in zip(sources, asked, strict=True)],
-            [_stage(one, size) for one, size in zip(mixture.weights, mixture.sizes, strict=True)],
+    whole = [open_source(around, number) for number in range(len(train.sources))]
+    cuts = cuts_of(*_weighted(config, whole, needs))
+    shares, before = shares_of(cuts), tokens_before(cuts)
+    _log_run(config, whole)
+    opened = [
+        _open_cut(
+            config,
+            needs,
+            _Sources(cut=cut, whole=whole, shares=mine, tokens_before=done),
         )
-    _log(config, sources, mixture, targets)
+        for cut, mine, done in zip(cuts, shares, before, strict=True)
+    ]
+    how: list[Any] = [train.order, train.fill_in_the_middle.model_dump() if train.fill_in_the_middle else None]
+    if len(cuts) > 1:
+        how.append([[cut.sequence_length, list(cut.sizes)] for cut in cuts])
     mark = fingerprint_of_sources(
-        [source.fingerprint for source in sources],
-        [weights.tolist() for weights in mixture.weights],
-        [train.order, train.fill_in_the_middle.model_dump() if train.fill_in_the_middle else None],
+        [source.fingerprint for source in whole], [one.tolist() for cut in cuts for one in cut.weights], how
     )
-    return TrainingData(dataset=_with_fim(dataset, config, needs.seed), fingerprint=mark)
+    dataset = opened[0] if len(cuts) == 1 else PhasedDataset(opened, [cut.num_samples for cut in cuts])
+    return TrainingData(dataset=dataset, fingerprint=mark)
 
 
 def open_held_out(held_out: HeldOut, sequence_length: int) -> Dataset:
@@ -107,8 +96,45 @@ def open_held_out(held_out: HeldOut, sequence_length: int) -> Dataset:
     return SequentialDataset(indexed, sequence_length, sequences)
 
 
-def _checked(source: OpenedSource, num_samples: int, needs: TrainingNeeds) -> Dataset:
-    return CheckedDataset(source.build(num_samples), name=source.name, vocab_size=needs.vocab_size)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sources:
+    """What a cut reads of each source: a share of it, or what comes behind so many tokens."""
+
+    cut: Cut
+    whole: Sequence[OpenedSource]
+    shares: Sequence[Share]
+    tokens_before: Sequence[int]
+
+
+def _open_cut(config: DataConfig, needs: TrainingNeeds, sources: _Sources) -> Dataset:
+    """The samples of one sequence length."""
+    cut = sources.cut
+    train = config.train.model_copy(update={"sequence_length": cut.sequence_length})
+    opened: dict[int, OpenedSource] = {}
+    for number, share in enumerate(sources.shares):
+        if share.end > share.begin or len(sources.shares) == 1:
+            around = Surroundings(train=train, tokenizer=config.tokenizer, seed=needs.seed, share=share)
+            is_known = cut.sequence_length == config.train.sequence_length and share.is_whole
+            opened[number] = sources.whole[number] if is_known else open_source(around, number)
+    targets = [cut.num_samples] if len(sources.shares) == 1 else cut.targets()
+    if needs.later:
+        get_logger().info(f"sequence length {cut.sequence_length:,}:")
+    _log_cut(cut, opened, targets)
+    asked = targets if len(sources.shares) == 1 else cut.asked()
+    datasets = [_built(one, number, asked[number], sources, needs) for number, one in opened.items()]
+    if len(sources.shares) == 1:
+        return _with_fim(datasets[0], config, needs.seed)
+    # A source that gives nothing in the whole cut is not opened: it may have no sample of this length.
+    stages = [_stage(weights[list(opened)], size) for weights, size in zip(cut.weights, cut.sizes, strict=True)]
+    return _with_fim(BlendedDataset(datasets, stages), config, needs.seed)
+
+
+def _built(source: OpenedSource, number: int, num_samples: int, sources: _Sources, needs: TrainingNeeds) -> Dataset:
+    skipped = -(-sources.tokens_before[number] // sources.cut.sequence_length) if source.is_read_through else 0
+    dataset: Dataset = CheckedDataset(
+        source.build(num_samples + skipped), name=source.name, vocab_size=needs.vocab_size
+    )
+    return ContinuedDataset(dataset, skipped) if skipped else dataset
 
 
 def _with_fim(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
@@ -134,29 +160,36 @@ def _stage(weights: NDArray[np.float64], size: int) -> BlendOrder:
     return BlendOrder(weights, size, None if is_open.all() else np.where(is_open, size, 0).tolist())
 
 
-def _mixture(config: DataConfig, sources: Sequence[OpenedSource], needs: TrainingNeeds) -> _Mixture:
-    """The stages of the run. Without weights a source's is the number of its samples in one epoch, as Megatron's."""
-    train, num_samples = config.train, needs.steps * needs.global_batch_size
-    written = [source.weight for source in train.sources]
-    first = [
-        float(source.samples_per_epoch or 1) if weight is None else weight
-        for source, weight in zip(sources, written, strict=True)
+def _weighted(
+    config: DataConfig, sources: Sequence[OpenedSource], needs: TrainingNeeds
+) -> tuple[list[PhaseNeeds], list[NDArray[np.float64]]]:
+    """The phases and their weights. Without weights a source's is the number of its samples in one epoch, as
+    Megatron's."""
+    train = config.train
+    weights = [
+        float(source.samples_per_epoch or 1) if given.weight is None else given.weight
+        for source, given in zip(sources, train.sources, strict=True)
     ]
-    changes = [change for change in train.weight_changes if change.from_step < needs.steps]
-    starts = [0, *(change.from_step * needs.global_batch_size for change in changes), num_samples]
-    weights = [first, *(list(change.weights) for change in changes)]
-    return _Mixture(sizes=np.diff(starts).tolist(), weights=[normalise(one) for one in weights])
+    first = PhaseNeeds(num_samples=needs.num_samples, sequence_length=train.sequence_length)
+    phases, by_phase = [first, *needs.later], []
+    for phase in phases:
+        weights = weights if phase.weights is None else list(phase.weights)
+        by_phase.append(normalise(weights))
+    return phases, by_phase
 
 
-def _log(config: DataConfig, sources: Sequence[OpenedSource], mixture: _Mixture, targets: Sequence[int]) -> None:
+def _log_run(config: DataConfig, sources: Sequence[OpenedSource]) -> None:
+    order = config.train.order
+    how = f" ({native.describe()})" if order == "megatron" else ""
+    get_logger().info(f"training data: {len(sources)} source{'s'[: len(sources) > 1]}, order {order}{how}")
+
+
+def _log_cut(cut: Cut, sources: Mapping[int, OpenedSource], targets: Sequence[int]) -> None:
     """A line for each source; of a blend, the samples are those of its weight, rounded up."""
-    log, train = get_logger(), config.train
-    how = f" ({native.describe()})" if train.order == "megatron" else ""
-    log.info(f"training data: {len(sources)} source{'s'[: len(sources) > 1]}, order {train.order}{how}")
-    for number, (source, samples) in enumerate(zip(sources, targets, strict=True)):
-        weights = ", then ".join(f"{weights[number]:.4g}" for weights in mixture.weights)
-        reads = f"the run reads {samples:,} samples"
+    for number, source in sources.items():
+        weights = ", then ".join(f"{weights[number]:.4g}" for weights in cut.weights)
+        reads = f"the run reads {targets[number]:,} samples"
         if source.num_tokens:
-            reads += f", {samples * train.sequence_length / source.num_tokens:.3g} epochs"
+            reads += f", {targets[number] * cut.sequence_length / source.num_tokens:.3g} epochs"
         size = f"{source.num_tokens:,} tokens, " if source.num_tokens else ""
-        log.info(f"  {source.name}: {size}weight {weights}; {reads}")
+        get_logger().info(f"  {source.name}: {size}weight {weights}; {reads}")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from firstlight.data.phased_dataset import Phased
 from firstlight.data.samples import Dataset, Samples, position_of, read_samples, send_to
 
 
@@ -82,5 +83,7 @@ class ThreadReader:
 
 def answer(dataset: Dataset, request: Request) -> Reply:
     """Read what is asked for."""
-    samples = read_samples(dataset, request.numbers)
+    # By the sample before the next one: a rank may have no row of a small batch.
+    length = dataset.length_at(request.next_number - 1) if isinstance(dataset, Phased) else None
+    samples = read_samples(dataset, request.numbers, length)
     return Reply(samples=samples, position=position_of(dataset, request.next_number))

@@ -44,9 +44,9 @@ class Dataset(Protocol):
         """
 
 
-def read_samples(dataset: Dataset, numbers: NDArray[np.int64]) -> Samples:
-    """The samples of these numbers, one a row."""
-    out = Samples.empty(len(numbers), dataset.sequence_length)
+def read_samples(dataset: Dataset, numbers: NDArray[np.int64], sequence_length: int | None = None) -> Samples:
+    """The samples of these numbers, one a row; of the data set's sequence length, or of that which is given."""
+    out = Samples.empty(len(numbers), sequence_length or dataset.sequence_length)
     dataset.read(numbers, out, np.arange(len(numbers)))
     return out
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
 from firstlight.config.data import HuggingFaceSource, MegatronSource, MindRecordSource, MockSource, TrainData
 from firstlight.data.contiguous import ContiguousDataset, ContiguousTokens
+from firstlight.data.cut import Share
 from firstlight.data.epochs import Epochs
 from firstlight.data.fingerprint import fingerprint, fingerprint_of_files
 from firstlight.data.gpt_dataset import GptDataset
@@ -33,6 +35,8 @@ class Surroundings:
     train: TrainData
     tokenizer: Path
     seed: int
+    share: Share = Share()
+    """Of its documents, after `train.split`; a source that is read through has no shares."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +51,8 @@ class OpenedSource:
     num_tokens: int | None
     samples_per_epoch: int | None
     build: Callable[[int], Dataset]
+    is_read_through: bool = False
+    """No shares are made of it: another sequence length goes on behind what was read."""
 
 
 def open_source(around: Surroundings, number: int) -> OpenedSource:
@@ -78,7 +84,7 @@ def open_indexed(prefix: Path) -> IndexedDataset:
 def _open_gpt(around: Surroundings, source: MegatronSource, _number: int) -> OpenedSource:
     train = around.train
     indexed = open_indexed(source.path)
-    sequences = _first_share(train, len(indexed))
+    sequences = _sequences(around, indexed)
     num_tokens = int(indexed.lengths[sequences.start : sequences.stop].sum(dtype=np.int64))
     require_one_sample(num_tokens, train.sequence_length, _share(train, source.path))
 
@@ -98,7 +104,7 @@ def _open_gpt(around: Surroundings, source: MegatronSource, _number: int) -> Ope
 
 def _open_permuted(around: Surroundings, source: MegatronSource, number: int) -> OpenedSource:
     train = around.train
-    tokens = ContiguousTokens.open(source.path, train.split)
+    tokens = ContiguousTokens.open(source.path, train.split, around.share, at_least=train.sequence_length + 1)
     _require_ids(source.path, tokens.values.dtype)
     require_one_sample(len(tokens), train.sequence_length, _share(train, source.path))
     dataset = ContiguousDataset(tokens, train.sequence_length)
@@ -112,7 +118,7 @@ def _open_permuted(around: Surroundings, source: MegatronSource, number: int) ->
 def _open_sequential(around: Surroundings, source: MegatronSource, _number: int) -> OpenedSource:
     train = around.train
     indexed = open_indexed(source.path)
-    dataset = SequentialDataset(indexed, train.sequence_length, _first_share(train, len(indexed)))
+    dataset = SequentialDataset(indexed, train.sequence_length, _sequences(around, indexed))
 
     def build(num_samples: int) -> Dataset:
         return Epochs(dataset, num_samples=num_samples, seed=None)
@@ -123,7 +129,7 @@ def _open_sequential(around: Surroundings, source: MegatronSource, _number: int)
 def _open_packed(around: Surroundings, source: MegatronSource, number: int) -> OpenedSource:
     train = around.train
     indexed = open_indexed(source.path)
-    dataset = PackedDataset(indexed, train.sequence_length, _first_share(train, len(indexed)))
+    dataset = PackedDataset(indexed, train.sequence_length, _sequences(around, indexed))
     if not len(dataset):
         require_one_sample(0, train.sequence_length, _share(train, source.path))
     get_logger().info(
@@ -147,7 +153,7 @@ def _open_mock(around: Surroundings) -> OpenedSource:
     tokenizer = load_tokenizer(around.tokenizer)
     end_of_document = end_of_document_id(tokenizer, around.tokenizer)
     lengths = mock_lengths()
-    documents = _first_share(train, len(lengths))
+    documents = _shared(around, _first_share(train, len(lengths)), lengths)
     num_tokens = int(lengths[documents.start : documents.stop].sum(dtype=np.int64))
     require_one_sample(num_tokens, train.sequence_length, f'the first share of data.train.split = "{train.split}"')
 
@@ -190,6 +196,7 @@ def _open_mindrecord(around: Surroundings, source: MindRecordSource, number: int
         num_tokens=len(dataset) * train.sequence_length,
         samples_per_epoch=len(dataset),
         build=build,
+        is_read_through=True,
     )
 
 
@@ -213,6 +220,7 @@ def _open_streamed(around: Surroundings, source: HuggingFaceSource, number: int)
         num_tokens=None,
         samples_per_epoch=None,
         build=build,
+        is_read_through=True,
     )
 
 
@@ -224,6 +232,19 @@ def _opened(prefix: Path, num_tokens: int, train: TrainData, build: Callable[[in
         samples_per_epoch=(num_tokens - 1) // train.sequence_length,
         build=build,
     )
+
+
+def _sequences(around: Surroundings, indexed: IndexedDataset) -> range:
+    return _shared(around, _first_share(around.train, len(indexed)), indexed.lengths)
+
+
+def _shared(around: Surroundings, sequences: range, lengths: NDArray[np.int32]) -> range:
+    """What of `sequences` the run reads at this sequence length; `lengths` are of all sequences of the file."""
+    if around.share.is_whole:
+        return sequences
+    ends = np.cumsum(lengths[: sequences.stop], dtype=np.int64)
+    last = int(ends[-1]) if len(ends) else 0
+    return around.share.of(sequences, ends - lengths[: sequences.stop], last, at_least=around.train.sequence_length + 1)
 
 
 def _first_share(train: TrainData, num_sequences: int) -> range:

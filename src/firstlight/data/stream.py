@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from firstlight.base.errors import FirstlightError, InputError
+from firstlight.base.errors import FirstlightError
 from firstlight.base.log import get_logger
+from firstlight.config.timeline import Stretch, Timeline
+from firstlight.data.phased_dataset import Phased
 from firstlight.data.reader import Reader, Request, ThreadReader
 from firstlight.data.samples import Dataset, Samples
+from firstlight.layout.batch import accumulation_steps
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +22,8 @@ class Batch:
 
     tokens, labels int32 [n, L] (labels are the tokens one place later; both are views of one array), loss_mask float32
     [n, L] (0: not trained on), begins bool [n, L] (a document begins here; None where documents are joined), samples:
-    the size of the global batch.
+    the size of the global batch. num_micro_batches: of the rank that has most (None: all have those of their rows).
+    phase: of the run, from 0.
     """
 
     tokens: NDArray[np.int32]
@@ -27,9 +31,11 @@ class Batch:
     loss_mask: NDArray[np.float32]
     begins: NDArray[np.bool_] | None
     samples: int
+    num_micro_batches: int | None = None
+    phase: int = 0
 
     @classmethod
-    def of(cls, samples: Samples, masking: "Masking", global_batch_size: int) -> "Batch":
+    def of(cls, samples: Samples, masking: "Masking", of_run: "OfRun") -> "Batch":
         """The rows of `samples` with what is trained on of them."""
         tokens, labels = samples.tokens[:, :-1], samples.tokens[:, 1:]
         # By position: padding may look like a legal id.
@@ -44,8 +50,19 @@ class Batch:
             labels=labels,
             loss_mask=loss_mask,
             begins=samples.begins[:, :-1] if masking.separates_documents else None,
-            samples=global_batch_size,
+            samples=of_run.samples,
+            num_micro_batches=of_run.num_micro_batches,
+            phase=of_run.phase,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRun:
+    """What a rank's rows are part of, see `Batch`."""
+
+    samples: int
+    num_micro_batches: int | None = None
+    phase: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,40 +83,38 @@ class TokenStream:
     """Global batches in the order of a data set; the position is the number of samples that all ranks consumed.
 
     As in Megatron's sequential sampler, of each `micro_batch_size * data_size` consecutive samples the ranks take
-    one slice of `micro_batch_size` each. So the position means the same on any number of ranks.
+    one slice of `micro_batch_size` each. So the position means the same on any number of ranks. Where a batch does not
+    fill these slices, the last ranks have one slice less, and the last slice is short: the batch is what the timeline
+    says, whatever the number of ranks.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         *,
-        global_batch_size: int,
+        timeline: Timeline,
         micro_batch_size: int,
         data_rank: int,
         data_size: int,
         masking: Masking = JOINED,
         reader: Reader | None = None,
     ) -> None:
-        """`reader` reads `dataset`; without one it is read when a batch is asked for. Raises InputError when the global
-        batch cannot be dealt out evenly.
+        """`timeline` says how large the batches are. `reader` reads `dataset`; without one it is read when a batch is
+        asked for.
         """
-        chunk = micro_batch_size * data_size
-        if global_batch_size <= 0 or global_batch_size % chunk:
-            raise InputError(
-                f"training.global_batch_size = {global_batch_size} is not a multiple of micro_batch_size * data ranks "
-                f"= {micro_batch_size} * {data_size}; use for example {max(1, global_batch_size // chunk) * chunk}"
-            )
         if not 0 <= data_rank < data_size:
             raise ValueError(f"data rank {data_rank} is not one of {data_size}")
         self._num_samples = len(dataset)
         self._reader = reader or ThreadReader(dataset, 0)
-        self._global_batch_size = global_batch_size
+        self._dataset = dataset
+        self._timeline = timeline
+        self._micro_batch_size, self._data_rank, self._data_size = micro_batch_size, data_rank, data_size
         self._masking = masking
-        chunks = np.arange(0, global_batch_size, chunk)[:, None]
-        self._rows = (chunks + data_rank * micro_batch_size + np.arange(micro_batch_size)).ravel()
         self._consumed_samples = 0
         self._num_asked = 0
         """Batches asked of the reader from the position on."""
+        self._asked_samples = 0
+        """The position behind them."""
         self._avoided: list[tuple[int, int]] = []
         self._position: dict[str, Any] = {}
 
@@ -109,19 +124,24 @@ class TokenStream:
     def __next__(self) -> Batch:
         """This rank's part of the next global batch. Raises FirstlightError when the data does not hold another one."""
         start = self._consumed_samples
+        size = self._size_at(start)
         if not self._holds_batch(start):
             raise FirstlightError(
                 f"the training data is exhausted: {start} of its {self._num_samples} samples are consumed, "
-                f"too few are left for a global batch of {self._global_batch_size}; train for fewer steps, "
+                f"too few are left for a global batch of {size}; train for fewer steps, "
                 "or start a run whose training.steps covers what you need"
             )
         self._ask_ahead()
         reply = self._reader.take()
         self._num_asked -= 1
-        self._consumed_samples = start + self._global_batch_size
+        self._consumed_samples = start + size
         self._position = reply.position
         self._ask_ahead()
-        return Batch.of(reply.samples, self._masking, self._global_batch_size)
+        accumulation = accumulation_steps(
+            global_batch_size=size, micro_batch_size=self._micro_batch_size, data_size=self._data_size
+        )
+        of_run = OfRun(samples=size, num_micro_batches=accumulation, phase=self._stretch_at(start).phase)
+        return Batch.of(reply.samples, self._masking, of_run)
 
     def avoid(self, samples: range, reason: str) -> None:
         """Leave out these samples, by their numbers in the order of the data, none of which may be consumed yet."""
@@ -157,23 +177,44 @@ class TokenStream:
     def _restart(self) -> None:
         """Drop what was read ahead, and read on from the position."""
         self._reader.forget()
-        self._num_asked = 0
+        self._num_asked, self._asked_samples = 0, self._consumed_samples
         if self._consumed_samples:
             last = int(self._numbers(self._consumed_samples - 1, np.zeros(1, np.int64))[0])
             self._reader.go_to(last + 1, self._position)
 
+    def _stretch_at(self, start: int) -> Stretch:
+        return self._timeline.at(self._timeline.step_at_samples(start))
+
+    def _size_at(self, start: int) -> int:
+        """Of the global batch that begins behind `start` consumed samples."""
+        return self._stretch_at(start).batch_size
+
+    def _rows(self, size: int) -> NDArray[np.int64]:
+        """This rank's rows of a global batch of so many."""
+        slices = np.arange(self._data_rank, -(-size // self._micro_batch_size), self._data_size)[:, None]
+        rows = (slices * self._micro_batch_size + np.arange(self._micro_batch_size)).ravel()
+        return rows[rows < size]
+
+    def _last(self, start: int) -> int:
+        """The number of the last sample of the batch that begins behind `start` consumed ones."""
+        return int(self._numbers(start, np.array([self._size_at(start) - 1]))[0])
+
     def _holds_batch(self, start: int) -> bool:
-        last = self._numbers(start, np.array([self._global_batch_size - 1]))
-        return int(last[0]) < self._num_samples
+        """Samples that were left out may have used up what there is of a sequence length."""
+        end = self._num_samples
+        if isinstance(self._dataset, Phased):
+            end = self._dataset.end_at(min(start, end - 1))
+        return self._last(start) < end
 
     def _ask_ahead(self) -> None:
-        while self._num_asked < self._reader.depth:
-            start = self._consumed_samples + self._num_asked * self._global_batch_size
-            if not self._holds_batch(start):
-                return
-            last = self._numbers(start, np.array([self._global_batch_size - 1]))
-            self._reader.ask(Request(numbers=self._numbers(start, self._rows), next_number=int(last[0]) + 1))
+        start = self._asked_samples
+        while self._num_asked < self._reader.depth and self._holds_batch(start):
+            size = self._size_at(start)
+            numbers = self._numbers(start, self._rows(size))
+            self._reader.ask(Request(numbers=numbers, next_number=self._last(start) + 1))
+            start += size
             self._num_asked += 1
+        self._asked_samples = start
 
     def _numbers(self, start: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of the samples at `start` + `offsets` among those that are not avoided."""

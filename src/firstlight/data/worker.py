@@ -7,7 +7,7 @@ The worker ends when its standard input does: it does not outlive the process th
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from firstlight.base.errors import FirstlightError
 from firstlight.config.data import DataConfig
+from firstlight.data.cut import PhaseNeeds
 from firstlight.data.open import TrainingNeeds, open_training_data
 from firstlight.data.reader import Reply, Request, answer
 from firstlight.data.samples import Samples, send_to
@@ -31,12 +32,17 @@ class Assignment:
 
     def message(self) -> dict[str, Any]:
         """As plain values."""
-        return {"config": self.config.model_dump(mode="json"), "needs": vars(self.needs)}
+        return {"config": self.config.model_dump(mode="json"), "needs": asdict(self.needs)}
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> "Assignment":
         """What `message` gave."""
-        return cls(config=DataConfig.model_validate(message["config"]), needs=TrainingNeeds(**message["needs"]))
+        return cls(config=DataConfig.model_validate(message["config"]), needs=_needs(message["needs"]))
+
+
+def _needs(message: Mapping[str, Any]) -> TrainingNeeds:
+    later = [PhaseNeeds(**{**one, "weights": one["weights"] and tuple(one["weights"])}) for one in message["later"]]
+    return TrainingNeeds(**{**message, "later": tuple(later)})
 
 
 def send(file: IO[bytes], message: Mapping[str, Any], *arrays: NDArray[Any]) -> None:

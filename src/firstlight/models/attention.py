@@ -98,7 +98,7 @@ class MultiHeadLatent(nn.Module):
         self.shared_key = nn.Identity()
         self.attend: Attend = causal_attention
         self.logits: LogitWatch | None = None
-        self.scale = _softmax_scale(attention)
+        self.scale = softmax_scale(attention)
 
     def forward(self, hidden_bsd: Tensor, places: Places) -> Tensor:
         config, rope = self.config, places.rope
@@ -137,7 +137,7 @@ def build_attention(model: ModelConfig, layer: int) -> nn.Module:
             return MultiHeadLatent(model, attention)
 
 
-def _softmax_scale(attention: MultiHeadLatentAttention) -> float:
+def softmax_scale(attention: MultiHeadLatentAttention) -> float:
     """1 / sqrt(k), times the square of YaRN's temperature when the context is stretched."""
     scale = attention.qk_head_dim**-0.5
     scaling = attention.rope.scaling

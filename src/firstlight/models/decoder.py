@@ -9,9 +9,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from firstlight.config.model import Attention, ModelConfig, MoeFeedForward, SwigluActivation
+from firstlight.config.model import (
+    Attention,
+    ModelConfig,
+    MoeFeedForward,
+    MultiHeadLatentAttention,
+    SwigluActivation,
+)
 from firstlight.layout.stages import Stage
-from firstlight.models.attention import build_attention
+from firstlight.models.attention import MultiHeadLatent, build_attention, softmax_scale
 from firstlight.models.layers import FeedForward, RmsNorm
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
 from firstlight.models.places import Inputs, Places, inputs_here, places_of
@@ -149,6 +155,8 @@ class Decoder(nn.Module):
             self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
             self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)
         self.read_inputs: InputReader = inputs_here
+        self.attention = model.attention
+        """What positions are rotated by: another one in another phase of a run."""
         self.token_loss: TokenLoss = TokenLossHere(model)
         self.tie()
         self.mtp = nn.ModuleList(MtpLayer(model, depth) for depth in range(num_mtp_layers))
@@ -183,7 +191,7 @@ class Decoder(nn.Module):
     ) -> Inputs:
         """What `run_layers` and `losses` read of a micro-batch, see `forward`."""
         depths = self.config.num_mtp_layers if predicts_ahead else 0
-        return self.read_inputs(self.config.attention, tokens_bs, labels_bs, mask_bs, begins_bs, depths=depths)
+        return self.read_inputs(self.attention, tokens_bs, labels_bs, mask_bs, begins_bs, depths=depths)
 
     def run_layers(self, hidden_bsd: Tensor, places: Places) -> tuple[Tensor, list[LayerLoad]]:
         """The stream after the decoder's layers, before the final norm, and the loads of the mixtures among them."""
@@ -206,6 +214,13 @@ class Decoder(nn.Module):
             mtp_losses.append(self._cross_entropy(hidden_bsd, labels[depth], masks[depth]).loss)
         return LossSums(lm, torch.stack(mtp_losses) if mtp_losses else lm.new_zeros(0), z, *join_loads(loads, lm))
 
+    def attend_as(self, attention: Attention) -> None:
+        """Rotate positions, and scale scores, as `attention` does; nothing else of it may differ."""
+        self.attention = attention
+        for module in self.modules():
+            if isinstance(module, MultiHeadLatent) and isinstance(attention, MultiHeadLatentAttention):
+                module.scale = softmax_scale(attention)
+
     def allocate(self, device: torch.device) -> None:
         """Give a module that was built under `torch.device("meta")` memory, uninitialised, on `device`."""
         self.to_empty(device=device)
@@ -214,12 +229,12 @@ class Decoder(nn.Module):
 
     def logits(self, tokens_bs: Tensor, begins_bs: Tensor | None = None) -> Tensor:
         """Scores of the next token at every position, [b, s, v]."""
-        hidden_bsd = self._trunk(tokens_bs, places_of(self.config.attention, tokens_bs, begins_bs))
+        hidden_bsd = self._trunk(tokens_bs, places_of(self.attention, tokens_bs, begins_bs))
         return self._scores(hidden_bsd)
 
     def mtp_logits(self, tokens_bs: Tensor) -> list[Tensor]:
         """Scores of the token after the next, and so on for each depth: depth k gives [b, s - k, v]."""
-        attention = self.config.attention
+        attention = self.attention
         hidden_bsd = self._trunk(tokens_bs, places_of(attention, tokens_bs))
         out = []
         for depth, layer in enumerate(self.mtp, start=1):

@@ -76,6 +76,8 @@ def evaluation_lines(record: Record) -> list[str]:
             parts.append(f"perplexity {figures['perplexity']:.4g}")
         if "bits_per_byte" in figures:
             parts.append(f"{figures['bits_per_byte']:.3f} bits/byte")
+        if "perplexity_per_byte" in figures:
+            parts.append(f"perplexity/byte {figures['perplexity_per_byte']:.4g}")
         lines.append(_GAP.join(parts))
     return lines
 

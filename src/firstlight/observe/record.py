@@ -3,6 +3,8 @@
 A step's record (means are per step, over the steps since the last record):
 
     step, samples, tokens       consumed since the start of training
+    global_batch_size           sequences of this step
+    sequence_length             tokens of each of them
     loss, loss/<part>           nats per token, of this step; parts ("lm", "mtp", "balance", "z",
                                 "router_z") are before their weight
     learning_rate, grad_norm    of this step; the norm is the one before clipping
@@ -24,7 +26,8 @@ An evaluation's record: step, samples, tokens, elapsed_seconds, time as above, a
 
     evaluate/<name>/loss            nats per token
     evaluate/<name>/perplexity      exp(loss)
-    evaluate/<name>/bits_per_byte   absent when the set's bytes are not known
+    evaluate/<name>/bits_per_byte   absent when the set's bytes are not known, as is
+    evaluate/<name>/perplexity_per_byte     2 to the power of that
     evaluate/<name>/tokens          over which the loss is the mean
 """
 
@@ -49,6 +52,7 @@ SECONDS_PREFIX = "seconds/"
 def loss_figures(report: StepReport) -> dict[str, float]:
     """The part of a step's record that is of this very step."""
     figures: dict[str, float] = {"step": report.step, "samples": report.samples, "tokens": report.tokens}
+    figures |= {"global_batch_size": report.global_batch_size, "sequence_length": report.sequence_length}
     figures["loss"] = report.loss.total
     figures |= {f"{LOSS_PREFIX}{part}": value for part, value in report.loss.parts.items()}
     figures["learning_rate"] = report.learning_rate
@@ -68,7 +72,8 @@ def evaluation_figures(report: EvalReport) -> dict[str, float]:
     """The part of an evaluation's record that is of the held-out set."""
     figures = {"loss": report.loss, "perplexity": _perplexity(report.loss), "tokens": report.tokens}
     if report.bytes_per_token:
-        figures["bits_per_byte"] = report.loss / math.log(2) / report.bytes_per_token
+        per_byte = report.loss / report.bytes_per_token
+        figures |= {"bits_per_byte": per_byte / math.log(2), "perplexity_per_byte": _perplexity(per_byte)}
     return {f"{EVALUATE_PREFIX}{report.name}/{figure}": value for figure, value in figures.items()}
 
 

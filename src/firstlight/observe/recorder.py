@@ -19,8 +19,8 @@ class RunFacts:
     """What must be known of a run to turn seconds into figures."""
 
     total_steps: int
-    flops_per_token: float
-    """Model FLOPs of a token's forward and backward; recomputation does not count."""
+    flops_per_token: Callable[[int], float]
+    """Model FLOPs of a token's forward and backward, by the sequence length; recomputation does not count."""
     peak_flops_per_second: float | None
     """Of all ranks together; None when it is not known, and then there is no MFU."""
     precision: str
@@ -35,6 +35,7 @@ class _Window:
     tokens_before: int
     steps: int = 0
     skipped_steps: int = 0
+    flops: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -106,6 +107,8 @@ class Recorder:
             return
         self._window.steps += 1
         self._window.skipped_steps += not report.update.applied
+        tokens = report.global_batch_size * report.sequence_length
+        self._window.flops += tokens * self._facts.flops_per_token(report.sequence_length)
         self._position = {"samples": report.samples, "tokens": report.tokens}
         self._unwritten = report
         is_last = report.step == self._facts.total_steps
@@ -132,8 +135,7 @@ class Recorder:
         if trained > 0:
             figures["tokens_per_second"] = (report.tokens - window.tokens_before) / trained
             if facts.peak_flops_per_second:
-                flops_per_second = figures["tokens_per_second"] * facts.flops_per_token
-                figures["mfu"] = flops_per_second / facts.peak_flops_per_second
+                figures["mfu"] = window.flops / trained / facts.peak_flops_per_second
         figures |= {f"{SECONDS_PREFIX}{name}": total / window.steps for name, total in window.seconds.items()}
         figures["eta_seconds"] = max(facts.total_steps - report.step, 0) * figures["step_seconds"]
         figures["skipped_steps"] = window.skipped_steps

@@ -7,7 +7,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from firstlight.config.schedule import Span
+from firstlight.config.timeline import Timeline
 from firstlight.observe import page
 from firstlight.observe.charts import COLORS, Chart, blank_figure
 
@@ -23,12 +23,12 @@ class Course:
     description: str
 
 
-def write_schedule(title: str, courses: Sequence[Course], span: Span, output: Path) -> Path:
+def write_schedule(title: str, courses: Sequence[Course], timeline: Timeline, output: Path) -> Path:
     """Write a chart of each course to the file `output` and return its path. The page needs no network."""
-    updates = drawn_updates(span.steps)
+    updates = drawn_updates(timeline.steps)
     axis = {"step": [update + 1 for update in updates]}
-    axis["tokens"] = [step * span.tokens_per_step for step in axis["step"]]
-    subtitle = f"Firstlight schedules, {span.steps:,} steps of {span.tokens_per_step:,} tokens"
+    axis["tokens"] = [timeline.tokens_before(step) for step in axis["step"]]
+    subtitle = f"Firstlight schedules, {timeline.steps:,} steps, {timeline.tokens:,} tokens"
     body = [page.heading(title, subtitle), page.switches()]
     body.append(page.chart_grid([_chart(course, updates, index) for index, course in enumerate(courses)]))
     text = page.page(title=f"Firstlight: {title}", plotly_script=get_plotlyjs(), axes={"run": axis}, body=body)

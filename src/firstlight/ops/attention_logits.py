@@ -22,10 +22,11 @@ class LogitWatch:
 
     def __init__(self) -> None:
         self._largest_h: Tensor | None = None
+        self.is_paused = False
 
     def heads(self, query_bhsk: Tensor) -> Tensor | None:
         """What to raise, [h], at least fp32; None where this pass does not count."""
-        if not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
+        if self.is_paused or not torch.is_grad_enabled() or torch._C._current_graph_task_id() != -1:
             return None
         if self._largest_h is None:
             precise = torch.promote_types(query_bhsk.dtype, torch.float32)

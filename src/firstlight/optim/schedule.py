@@ -15,11 +15,11 @@ from firstlight.config.schedule import (
     PiecewiseSchedule,
     PolynomialSchedule,
     ScheduledNumber,
-    Span,
     WarmedUp,
     WarmRestartsSchedule,
     WarmupStableDecaySchedule,
 )
+from firstlight.config.timeline import Timeline
 
 Share = Callable[[int], float]
 """By the number of an update, from 0."""
@@ -27,15 +27,15 @@ Share = Callable[[int], float]
 Ending = LinearSchedule | CosineSchedule | PolynomialSchedule | CosineWithRestartsSchedule
 
 
-def number_at(number: float | ScheduledNumber, span: Span) -> Callable[[int], float]:
+def number_at(number: float | ScheduledNumber, timeline: Timeline) -> Callable[[int], float]:
     """The value of a scheduled number for each update of a run."""
     if not isinstance(number, ScheduledNumber):
         return lambda _step: number
-    value, share = number.value, share_at(number.schedule, span)
+    value, share = number.value, share_at(number.schedule, timeline)
     return lambda step: value * share(step)
 
 
-def share_at(config: AnySchedule, span: Span) -> Share:
+def share_at(config: AnySchedule, timeline: Timeline) -> Share:
     """The share of a value that update number `step` (from 0) of a run gets.
 
     Counted from one, a warm-up reaches the whole value at update `warmup_steps`, update 0 is at
@@ -43,9 +43,9 @@ def share_at(config: AnySchedule, span: Span) -> Share:
     Counted from zero it is MindFormers' formulas: warm-up at t / W, decays at (t - W) / (T - W).
     """
     if isinstance(config, PiecewiseSchedule):
-        return _pieces(config, span)
-    warmup, initial = span.steps_in(config.warmup_steps), config.initial_ratio
-    after, first = _after_warmup(config, span), _offset(config)
+        return _pieces(config, timeline)
+    warmup, initial = timeline.steps_in(config.warmup_steps), config.initial_ratio
+    after, first = _after_warmup(config, timeline, warmup), _offset(config)
 
     def share(step: int) -> float:
         if step < warmup:
@@ -59,29 +59,29 @@ def _offset(config: WarmedUp) -> int:
     return 1 if config.counts_from == "one" else 0
 
 
-def _after_warmup(config: WarmedUp, span: Span) -> Share:
-    """The share by the number of an update after the warm-up."""
+def _after_warmup(config: WarmedUp, timeline: Timeline, warmup: int) -> Share:
+    """The share by the number of an update after the `warmup` steps."""
     match config:
         case ConstantSchedule():
             return lambda _step: 1.0
         case LinearSchedule() | CosineSchedule() | PolynomialSchedule() | CosineWithRestartsSchedule():
-            return _to_the_end(config, span)
+            return _to_the_end(config, timeline, warmup)
         case CosineAnnealingSchedule():
-            half = max(1, span.steps_in(config.half_wave_steps))
+            half = max(1, timeline.steps_in(config.half_wave_steps, after=warmup))
             return lambda step: _between(1, config.final_ratio, _half_cosine(step / half))
         case WarmRestartsSchedule():
-            return _warm_restarts(config, max(1, span.steps_in(config.first_cycle_steps)))
+            return _warm_restarts(config, max(1, timeline.steps_in(config.first_cycle_steps, after=warmup)))
         case WarmupStableDecaySchedule():
-            return _stable_then_linear(config, span)
+            return _stable_then_linear(config, timeline, warmup)
         case DeepseekV3Schedule():
-            return _deepseek_v3(config, span)
+            return _deepseek_v3(config, timeline, warmup)
     raise AssertionError(f"a schedule without a formula: {type(config).__name__}")
 
 
-def _to_the_end(config: Ending, span: Span) -> Share:
+def _to_the_end(config: Ending, timeline: Timeline, warmup: int) -> Share:
     """Down to `final_ratio` over the rest of the run, or over `decay_steps`."""
     decay = None if isinstance(config, CosineWithRestartsSchedule) else config.decay_steps
-    length = span.steps - span.steps_in(config.warmup_steps) if decay is None else span.steps_in(decay)
+    length = timeline.steps - warmup if decay is None else timeline.steps_in(decay, after=warmup)
     length = max(1, length - _offset(config))
     left = _left(config)
 
@@ -119,9 +119,9 @@ def _warm_restarts(config: WarmRestartsSchedule, first: int) -> Share:
     return share
 
 
-def _stable_then_linear(config: WarmupStableDecaySchedule, span: Span) -> Share:
-    length, first = span.steps_in(config.decay_steps), _offset(config)
-    begin = span.steps - span.steps_in(config.warmup_steps) - length
+def _stable_then_linear(config: WarmupStableDecaySchedule, timeline: Timeline, warmup: int) -> Share:
+    length, first = timeline.steps_at_the_end(config.decay_steps), _offset(config)
+    begin = timeline.steps - warmup - length
 
     def share(step: int) -> float:
         progress = min(1.0, max(0.0, (step - begin + first) / length)) if length else 0.0
@@ -130,9 +130,9 @@ def _stable_then_linear(config: WarmupStableDecaySchedule, span: Span) -> Share:
     return share
 
 
-def _deepseek_v3(config: DeepseekV3Schedule, span: Span) -> Share:
+def _deepseek_v3(config: DeepseekV3Schedule, timeline: Timeline, warmup: int) -> Share:
     lengths = (config.stable_steps, config.decay_steps, config.middle_steps)
-    stable, decay, middle = (span.steps_in(length) for length in lengths)
+    stable, decay, middle = timeline.consecutive(lengths, after=warmup)
 
     def share(step: int) -> float:
         if step < stable:
@@ -144,8 +144,8 @@ def _deepseek_v3(config: DeepseekV3Schedule, span: Span) -> Share:
     return share
 
 
-def _pieces(config: PiecewiseSchedule, span: Span) -> Share:
-    ends = list(accumulate(span.steps_in(piece.steps) for piece in config.pieces))
+def _pieces(config: PiecewiseSchedule, timeline: Timeline) -> Share:
+    ends = list(accumulate(timeline.consecutive([piece.steps for piece in config.pieces])))
 
     def share(step: int) -> float:
         found = (piece.ratio for piece, end in zip(config.pieces, ends, strict=True) if step < end)

@@ -1,6 +1,7 @@
 """The largest attention logit of every head of the model in a step, over all micro-batches and ranks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -32,6 +33,17 @@ class AttentionLogits:
         for name, attention in attentions(*stages).items():
             attention.logits = self._watches[name] = LogitWatch()
         self._largest: dict[str, Tensor] = {}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Passes inside of the block do not count."""
+        for watch in self._watches.values():
+            watch.is_paused = True
+        try:
+            yield
+        finally:
+            for watch in self._watches.values():
+                watch.is_paused = False
 
     @property
     def largest(self) -> Mapping[str, Tensor]:

@@ -1,12 +1,14 @@
 """The engine that walks a step's micro-batches on one copy of the model and leaves summed gradients in place."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from firstlight.base.report import LossReport
+from firstlight.config.model import Attention
 from firstlight.config.schedule import Now, unscheduled
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
@@ -41,6 +43,13 @@ class Work:
     loss_scale: Callable[[], float] = lambda: 1.0
     """By what gradients are multiplied."""
     logits: AttentionLogits | None = None
+    attentions: tuple[Attention, ...] = ()
+    """Of each phase of the run; none: the model's own throughout."""
+
+    def enter(self, phase: int, *models: Decoder) -> None:
+        """Let the models attend as in `phase`."""
+        for model in models if self.attentions else ():
+            model.attend_as(self.attentions[phase])
 
     def normalizers(self, rows: Rows, *, depths: int) -> Normalizers:
         """Of a global batch, for the step to come."""
@@ -49,6 +58,10 @@ class Work:
     def watched(self, step: LossReport) -> LossReport:
         """The report of a step, with its attention logits. Collective."""
         return step if self.logits is None else replace(step, attention_logits=self.logits.measure())
+
+    def unwatched(self) -> AbstractContextManager[None]:
+        """Attention logits inside of the block are no one's."""
+        return nullcontext() if self.logits is None else self.logits.paused()
 
 
 class PlainEngine:
@@ -63,22 +76,29 @@ class PlainEngine:
     def forward_backward(self, batch: HostBatch) -> LossReport:
         """See Engine."""
         config = self._model.config
+        self._work.enter(batch.phase, self._model)
         rows = Rows.of(batch, self._device)
         normalizers = self._work.normalizers(rows, depths=config.num_mtp_layers)
         micro_batches = rows.micro_batches(self._work.micro_batch_size)
+        count = batch.num_micro_batches or len(micro_batches)
         sums: list[LossSums] = []
-        for index, micro_batch in enumerate(micro_batches):
-            self._gradients.before(index, len(micro_batches))
-            out = self._forward(micro_batch)
-            normalizers.scaled(weigh(out, normalizers, config)).backward()
-            self._gradients.after(index, len(micro_batches))
-            sums.append(LossSums(*(part.detach() for part in out)))
+        for index in range(count):
+            self._gradients.before(index, count)
+            counts = index < len(micro_batches)
+            with nullcontext() if counts else self._work.unwatched():
+                out = self._forward(micro_batches[index] if counts else rows.filler())
+            loss = normalizers.scaled(weigh(out, normalizers, config))
+            # A filler keeps step in the collectives; its balance loss and loads must not count either.
+            (loss if counts else 0 * loss).backward()
+            self._gradients.after(index, count)
+            sums.append(LossSums(*(part.detach() if counts else torch.zeros_like(part) for part in out)))
         work = self._work
         return work.watched(report(added(sums), normalizers, work.sums, work.balancing, config))
 
     @torch.no_grad()
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:
         """See Engine."""
+        self._work.enter(batch.phase, self._model)
         rows, layout = Rows.of(batch, self._device), self._work.sums.layout
         parts = rows.micro_batches(self._work.micro_batch_size)
         lm = sum(float(self._forward(part, predicts_ahead=False).lm) for part in parts)

@@ -70,6 +70,7 @@ class PipelinedEngine:
 
     def forward_backward(self, batch: HostBatch) -> LossReport:
         """See Engine."""
+        self._work.enter(batch.phase, *self._model.stages)
         rows = Rows.of(batch, self._device)
         normalizers = self._work.normalizers(rows, depths=self._config.num_mtp_layers)
         inputs = self._inputs(rows, predicts_ahead=True)
@@ -87,6 +88,7 @@ class PipelinedEngine:
     @torch.no_grad()
     def evaluate(self, batch: HostBatch) -> tuple[float, float]:
         """See Engine."""
+        self._work.enter(batch.phase, *self._model.stages)
         rows, layout = Rows.of(batch, self._device), self._work.sums.layout
         inputs = self._inputs(rows, predicts_ahead=False)
         for run in self._runs:

@@ -24,6 +24,14 @@ class HostBatch(Protocol):
     def loss_mask(self) -> NDArray[Any]: ...
 
     @property
+    def num_micro_batches(self) -> int | None:
+        """Of the rank that has most of them, where not all have as many."""
+
+    @property
+    def phase(self) -> int:
+        """Of the run, from 0."""
+
+    @property
     def begins(self) -> NDArray[Any] | None:
         """Where documents begin, bool [r, s], when they stand for themselves."""
 
@@ -47,8 +55,20 @@ class Rows:
         begins = None if batch.begins is None else torch.from_numpy(batch.begins).to(device, non_blocking=True)
         return cls(tokens=tokens.long(), labels=labels.long(), mask=mask, begins=begins)
 
+    def filler(self) -> "Rows":
+        """One row of which nothing counts, for a rank that has to keep step with one that has more."""
+        shape = (1, self.tokens.shape[1])
+        return Rows(
+            tokens=self.tokens.new_zeros(shape),
+            labels=self.labels.new_zeros(shape),
+            mask=self.mask.new_zeros(shape),
+            begins=None if self.begins is None else self.begins.new_zeros(shape),
+        )
+
     def micro_batches(self, size: int) -> list["Rows"]:
-        """Consecutive groups of `size` rows."""
+        """Consecutive groups of `size` rows, the last one perhaps of fewer."""
+        if not len(self.tokens):
+            return []
         tokens, labels, masks = self.tokens.split(size), self.labels.split(size), self.mask.split(size)
         begins = [None] * len(tokens) if self.begins is None else self.begins.split(size)
         return [

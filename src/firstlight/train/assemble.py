@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,13 +10,17 @@ import torch
 from firstlight.base.heartbeat import Heart
 from firstlight.base.log import get_logger
 from firstlight.checkpoint.step_folder import candidates
+from firstlight.config.data import HeldOutBlend
+from firstlight.config.phase_rules import final_batches
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.precision import Fp16Precision
 from firstlight.config.schedule import Now
-from firstlight.config.scheduled_numbers import learning_rate_of, span_of
+from firstlight.config.scheduled_numbers import learning_rate_of
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import attentions_of, sequence_lengths, timeline_of
 from firstlight.convert.hub_weights import read_weights
 from firstlight.data.checked_dataset import CheckedDataset
+from firstlight.data.cut import PhaseNeeds
 from firstlight.data.metadata import bytes_per_token
 from firstlight.data.open import TrainingNeeds, open_held_out, open_training_data
 from firstlight.data.reader import Reader, ThreadReader
@@ -84,13 +89,7 @@ def open_inputs(config: RunConfig) -> Inputs:
     end_of_document = None
     if config.data.train.mask_after_end_of_document:
         end_of_document = end_of_document_id(load_tokenizer(config.data.tokenizer), config.data.tokenizer, None)
-    training = config.training
-    needs = TrainingNeeds(
-        steps=training.steps,
-        global_batch_size=training.global_batch_size,
-        seed=training.seed,
-        vocab_size=config.model.vocab_size,
-    )
+    needs = needs_of(config)
     train = open_training_data(config.data, needs)
     return Inputs(
         train=train.dataset,
@@ -101,17 +100,39 @@ def open_inputs(config: RunConfig) -> Inputs:
     )
 
 
+def needs_of(config: RunConfig) -> TrainingNeeds:
+    """What a run takes of its data."""
+    stretches, phases = timeline_of(config).stretches, config.phases
+    samples = [sum(one.samples for one in stretches if one.phase == phase) for phase in range(len(phases) + 1)]
+    lengths = list(sequence_lengths(config).values())
+    later = [
+        PhaseNeeds(num_samples=samples[number], sequence_length=lengths[number], weights=phase.weights)
+        for number, phase in enumerate(phases, start=1)
+        if samples[number]
+    ]
+    return TrainingNeeds(
+        num_samples=samples[0], later=tuple(later), seed=config.training.seed, vocab_size=config.model.vocab_size
+    )
+
+
 def open_held_out_sets(config: RunConfig) -> list[HeldOutSet]:
-    """The held-out sets of `data.evaluate`."""
-    length = config.data.train.sequence_length
+    """The held-out sets of `data.evaluate`, cut to the sequence lengths of the run."""
     return [
         HeldOutSet(
-            name=one.name,
-            dataset=CheckedDataset(open_held_out(one, length), name=str(one.path), vocab_size=config.model.vocab_size),
+            name=name,
+            datasets=tuple(
+                CheckedDataset(open_held_out(one, length), name=str(one.path), vocab_size=config.model.vocab_size)
+                for length in sequence_lengths(config).values()
+            ),
             bytes_per_token=bytes_per_token(one.path),
         )
-        for one in config.data.evaluate
+        for name, one in config.data.held_out.items()
     ]
+
+
+def held_out_blends(config: RunConfig) -> dict[str, dict[str, float]]:
+    """The shares of held-out sets in the blends of `data.evaluate`, by the names of both."""
+    return {one.name: one.shares for one in config.data.evaluate if isinstance(one, HeldOutBlend)}
 
 
 def held_out_masking(config: RunConfig) -> Masking:
@@ -212,6 +233,7 @@ def work_of(config: RunConfig, layout: Layout, balancing: BiasBalancing, device:
         arithmetic=Arithmetic.of(config.training.precision, device),
         sums=RankSums(layout=layout),
         balancing=balancing,
+        attentions=attentions_of(config) if config.phases else (),
     )
 
 
@@ -240,7 +262,7 @@ def _qk_clip(config: RunConfig, model: LaidOut, logits: AttentionLogits | None) 
 def _surroundings(config: RunConfig, layout: Layout, place: Place, now: Now) -> Surroundings:
     """Of an optimizer, so far without what follows an update."""
     return Surroundings(
-        learning_rate=number_at(learning_rate_of(config), span_of(config)),
+        learning_rate=number_at(learning_rate_of(config), timeline_of(config)),
         sum_over_ranks=sum_over_ranks,
         after_update=lambda: None,
         is_fused=has_fused_adamw(place.device),
@@ -280,14 +302,14 @@ def _stages(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
 
 def _now(config: RunConfig, progress: Progress) -> Now:
     """Scheduled numbers, for the update to come."""
-    span = span_of(config)
-    return lambda number: number_at(number, span)(progress.updates)
+    timeline = timeline_of(config)
+    return lambda number: number_at(number, timeline)(progress.updates)
 
 
 def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> TokenStream:
     return TokenStream(
         inputs.train,
-        global_batch_size=config.training.global_batch_size,
+        timeline=timeline_of(config),
         micro_batch_size=config.training.micro_batch_size,
         data_rank=layout.data_rank(rank),
         data_size=layout.data_size,
@@ -312,7 +334,7 @@ def _recorder(config: RunConfig, place: Place) -> Recorder:
         convention = f"{str(dtype).removeprefix('torch.')} matrix products as measured at the start"
     facts = RunFacts(
         total_steps=total_steps,
-        flops_per_token=flops_per_token(config.model, config.data.train.sequence_length),
+        flops_per_token=partial(flops_per_token, config.model),
         peak_flops_per_second=place.peers.sum([peak])[0],
         precision=convention,
     )
@@ -338,10 +360,12 @@ def _evaluation_plan(config: RunConfig, layout: Layout) -> EvaluationPlan:
         max_samples=training.evaluate_samples,
         batch_size=_evaluation_batch(config, layout),
         masking=held_out_masking(config),
+        timeline=timeline_of(config),
+        blends=held_out_blends(config),
     )
 
 
 def _evaluation_batch(config: RunConfig, layout: Layout) -> int:
     """Sequences that a rank evaluates at once: one micro-batch, or as many as fill the pipeline in training."""
     training = config.training
-    return training.micro_batch_size if layout.pp == 1 else training.global_batch_size // layout.data_size
+    return training.micro_batch_size if layout.pp == 1 else final_batches(config)[0] // layout.data_size

@@ -11,6 +11,7 @@ from firstlight.checkpoint.manifest import Manifest
 from firstlight.checkpoint.saved_tensors import SavedTensors
 from firstlight.checkpoint.step_folder import step_folder
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import model_after
 from firstlight.convert.huggingface import ExportedTokenizer, export_saved
 from firstlight.data.tokenizer import end_of_document_id, load_tokenizer
 from firstlight.train.run_folder import RunFolder
@@ -42,7 +43,7 @@ class PeriodicExport:
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
         export_saved(
-            self._config.model,
+            model_after(self._config, manifest.step),
             SavedTensors(folder=saved, manifest=manifest),
             aside,
             exported_tokenizer(self._folder.tokenizer),

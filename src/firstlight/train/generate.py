@@ -30,7 +30,7 @@ def generate(run: TrainedRun, prompt: str, sampling: Sampling) -> str:
     end = end_of_document_id(tokenizer, run.folder.tokenizer)
     # In the training data a document begins behind the end of another.
     tokens = tokenizer.encode(prompt, add_special_tokens=False).ids or [end]
-    context = run.config.data.train.sequence_length
+    context = run.sequence_length
     if len(tokens) > context:
         raise InputError(f"the prompt has {len(tokens)} tokens, the model was trained on {context}; use a shorter one")
     written = _continue(run.model, tokens, context, end=end, sampling=sampling)

@@ -108,6 +108,8 @@ def train_step(parts: Parts, state: TrainState) -> StepReport:
         learning_rate=learning_rate,
         samples=state.samples,
         tokens=state.tokens,
+        global_batch_size=batch.samples,
+        sequence_length=batch.tokens.shape[1],
     )
 
 

@@ -12,13 +12,14 @@ from firstlight.base.report import EvalReport
 from firstlight.checkpoint.checkpointer import load_newest
 from firstlight.checkpoint.key import read_key
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import model_after, timeline_of
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
 from firstlight.parallel.apply import LaidOut, routers
 from firstlight.parallel.device import pick_device
-from firstlight.train.assemble import build_engine, held_out_masking, open_held_out_sets, work_of
+from firstlight.train.assemble import build_engine, held_out_blends, held_out_masking, open_held_out_sets, work_of
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, Portion
 from firstlight.train.run_folder import RunFolder, open_run
 from firstlight.train.state import Weights, model_tensors
@@ -26,12 +27,17 @@ from firstlight.train.state import Weights, model_tensors
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
-    """Folder and configuration of a run, its model after `step` steps."""
+    """Folder and configuration of a run, its model after `step` steps, attending as the last of them did."""
 
     folder: RunFolder
     config: RunConfig
     model: Decoder
     step: int
+
+    @property
+    def sequence_length(self) -> int:
+        """What the last step was trained on."""
+        return timeline_of(self.config).at(max(0, self.step - 1)).sequence_length
 
 
 def load_trained(path: Path, weights: Weights = "model") -> TrainedRun:
@@ -46,6 +52,7 @@ def load_trained(path: Path, weights: Weights = "model") -> TrainedRun:
     tensors = model_tensors(model, weights=weights)
     manifest = load_newest(folder.checkpoints, tensors, read_key(config.checkpoint.key_file))
     get_logger().info("%s: the model after step %d of %d", path, manifest.step, config.training.steps)
+    model.attend_as(model_after(config, manifest.step).attention)
     return TrainedRun(folder=folder, config=config, model=model.eval(), step=manifest.step)
 
 
@@ -64,8 +71,10 @@ def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalRe
     plan = EvaluationPlan(
         every_steps=0,
         last_step=run.step,
-        max_samples=max_samples or max((len(one.dataset) for one in sets), default=0),
+        max_samples=max_samples or max((len(dataset) for one in sets for dataset in one.datasets), default=0),
         batch_size=run.config.training.micro_batch_size,
         masking=held_out_masking(run.config),
+        timeline=timeline_of(run.config),
+        blends=held_out_blends(run.config),
     )
     return Evaluator(engine, sets, plan, Portion(peers=Alone())).run(run.step)

@@ -70,7 +70,7 @@ def test_a_name_like_a_number_stays_a_name(tmp_path: Path) -> None:
 
 
 def test_the_order_is_that_of_the_schema(tmp_path: Path) -> None:
-    sections = [line[:-1] for line in dump(loaded(tmp_path).config).splitlines() if line[0].isalpha()]
+    sections = [line.split(":")[0] for line in dump(loaded(tmp_path).config).splitlines() if line[0].isalpha()]
     assert sections == list(RunConfig.model_fields)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.config import context_rules, pipeline_rules, precision_rules, recipe_rules, rules
+from firstlight.config import context_rules, phase_rules, pipeline_rules, precision_rules, recipe_rules, rules
 from firstlight.config.load import load
 from firstlight.config.rules import RULES, Rule
 from tests.runs import TINY_YAML
@@ -424,6 +424,43 @@ CASES = (
         written="global_batch_size",
     ),
     Case(
+        rule=rules.batch_divides,
+        overrides=("training.global_batch_size={tokens: 96}",),
+        line="training.global_batch_size = 96 tokens, which is 3 sequences, is not a multiple of micro_batch_size = 2 "
+        "x 1 data-parallel ranks = 2; use 4, or another micro_batch_size",
+    ),
+    Case(
+        rule=rules.positions_cover_the_sequence,
+        overrides=("phases=[{begins_at: 2, sequence_length: 64}]",),
+        line="phases.0.sequence_length = 64 is more than model.max_position_embeddings = 32; use at most 32, or a "
+        "model with more positions",
+    ),
+    Case(
+        rule=phase_rules.phases_follow_each_other,
+        overrides=("phases=[{begins_at: 2, sequence_length: 16}, {begins_at: {samples: 5}, sequence_length: 32}]",),
+        line="phases.1 begins where phases.0 does; give each a later begin than the one before",
+    ),
+    Case(
+        rule=phase_rules.phases_follow_each_other,
+        overrides=("phases=[{begins_at: 0, sequence_length: 16}]",),
+        line="phases.0 begins where the run does; give each a later begin than the one before",
+    ),
+    Case(
+        rule=phase_rules.weights_fit_the_sources,
+        overrides=("phases=[{begins_at: 2, weights: [1, 2]}]",),
+        line="phases.0.weights = [1.0, 2.0]; give one for each of the 1 sources of data.train, not all 0",
+    ),
+    Case(
+        rule=pipeline_rules.micro_batches_fill_the_pipeline,
+        overrides=(
+            "parallelism.pipeline_parallel=2",
+            "training.global_batch_size={samples: 8, ramp: {start: 4, over: 4}}",
+        ),
+        world_size=2,
+        line="training.global_batch_size ramps over 5 sequences, which is not a multiple of micro_batch_size = 2 x 1 "
+        "data-parallel ranks = 2, as a pipeline needs it; give ramp.start and ramp.increment as such multiples",
+    ),
+    Case(
         rule=rules.evaluation_has_data,
         overrides=("data.evaluate=[]", "training.evaluate_every_steps=2"),
         line="training.evaluate_every_steps = 2, but data.evaluate is empty; add a held-out set, or use 0",
@@ -504,6 +541,8 @@ def test_a_good_configuration_breaks_none(tmp_path: Path, world_size: int) -> No
         ("parallelism.data_parallel_shard=2", 2),
         ("parallelism.data_parallel_replicate=2", 2),
         ("training.evaluate_every_steps=1", 1),
+        ("training.global_batch_size={samples: 4, ramp: {start: 1, over: 2}}", 2),
+        ("training.global_batch_size={tokens: 128}", 2),
         ("training.global_batch_size=12", 3),
         ("parallelism.tensor_parallel=2", 4),
         ("parallelism.expert_parallel=2", 2),

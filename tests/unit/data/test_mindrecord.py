@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from firstlight.base.errors import InputError
+from firstlight.config.timeline import Timeline
 from firstlight.data.mindrecord_dataset import MindRecordDataset
 from firstlight.data.mindrecord_header import Column, read_header
 from firstlight.data.mindrecord_reader import MindRecordReader
@@ -416,7 +417,7 @@ def test_samples_are_rows(tmp_path):
     dataset = MindRecordDataset(pretraining_set(tmp_path / "x", [[1, 2, 3, 4], [5, 6, 7, 8]]), 3)
     assert len(dataset) == 2
     assert sample(dataset, 1) == [5, 6, 7, 8]
-    stream = TokenStream(dataset, global_batch_size=2, micro_batch_size=1, data_rank=0, data_size=1)
+    stream = TokenStream(dataset, timeline=Timeline.even(batch_size=2), micro_batch_size=1, data_rank=0, data_size=1)
     batch = next(stream)
     assert batch.tokens.tolist() == [[1, 2, 3], [5, 6, 7]]
     assert batch.labels.tolist() == [[2, 3, 4], [6, 7, 8]]

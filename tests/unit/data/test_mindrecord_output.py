@@ -73,7 +73,7 @@ def test_a_run_reads_them(request_: PrepareRequest) -> None:
         rows: list[Any] = [row["input_ids"].tolist() for row in reader]
     train = {"sources": [{"kind": "mindrecord", "path": path}], "sequence_length": 8, "order": "sequential"}
     config = DataConfig.model_validate({"train": train, "tokenizer": request_.tokenizer})
-    needs = TrainingNeeds(steps=len(rows), global_batch_size=1, seed=3, vocab_size=300)
+    needs = TrainingNeeds(num_samples=len(rows), seed=3, vocab_size=300)
     dataset = open_training_data(config, needs).dataset
     assert read_samples(dataset, np.arange(len(rows))).tokens.tolist() == rows
 

@@ -24,7 +24,7 @@ def opened(
 ) -> TrainingData:
     section = {"sources": sources, "sequence_length": 4, **train}
     config = DataConfig.model_validate({"train": section, "tokenizer": "tokenizer.json"})
-    needs = TrainingNeeds(steps=steps, global_batch_size=batch, seed=3, vocab_size=vocab_size)
+    needs = TrainingNeeds(num_samples=steps * batch, seed=3, vocab_size=vocab_size)
     return open_training_data(config, needs)
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from firstlight.base.errors import FirstlightError
 from firstlight.config.data import DataConfig
+from firstlight.config.timeline import Timeline
+from firstlight.data.cut import PhaseNeeds
 from firstlight.data.open import TrainingNeeds, open_training_data
 from firstlight.data.reader import Reader, ThreadReader
 from firstlight.data.stream import TokenStream
@@ -18,7 +20,11 @@ from firstlight.data.worker import Assignment
 from firstlight.data.worker_reader import WorkerReader
 from tests.unit.data.numbered import write
 
-NEEDS = TrainingNeeds(steps=12, global_batch_size=4, seed=3, vocab_size=10**6)
+LATER = (
+    PhaseNeeds(num_samples=3 * 4, sequence_length=4, weights=(0, 1)),
+    PhaseNeeds(num_samples=4 * 4, sequence_length=4, weights=(1, 1)),
+)
+NEEDS = TrainingNeeds(num_samples=5 * 4, later=LATER, seed=3, vocab_size=10**6)
 
 
 @pytest.fixture
@@ -26,8 +32,7 @@ def config(tmp_path: Path) -> DataConfig:
     write(tmp_path / "a", [30, 11, 60])
     write(tmp_path / "b", [50, 31], first=1000)
     sources = [{"path": tmp_path / "a", "weight": 2}, {"path": tmp_path / "b"}]
-    changes = [{"from_step": 5, "weights": [0, 1]}, {"from_step": 8, "weights": [1, 1]}]
-    train = {"sources": sources, "sequence_length": 4, "weight_changes": changes}
+    train = {"sources": sources, "sequence_length": 4}
     return DataConfig.model_validate({"train": train, "tokenizer": "tokenizer.json"})
 
 
@@ -35,7 +40,7 @@ def stream(config: DataConfig, reader: Reader | None = None, needs: TrainingNeed
     dataset = open_training_data(config, needs).dataset
     return TokenStream(
         dataset,
-        global_batch_size=4,
+        timeline=Timeline.even(batch_size=4),
         micro_batch_size=2,
         data_rank=0,
         data_size=1,
@@ -135,7 +140,7 @@ def test_workers_that_are_killed_are_started_again_in_order(config: DataConfig) 
 
 
 def test_a_worker_that_cannot_read_says_why(config: DataConfig) -> None:
-    needs = TrainingNeeds(steps=12, global_batch_size=4, seed=3, vocab_size=500)
+    needs = TrainingNeeds(num_samples=12 * 4, seed=3, vocab_size=500)
     read = stream(config, WorkerReader(Assignment(config=config, needs=needs), 1))
     with pytest.raises(FirstlightError, match="model.vocab_size is 500"):
         rest(read)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from firstlight.base.errors import FirstlightError, InputError
+from firstlight.base.errors import FirstlightError
+from firstlight.config.timeline import Stretch, Timeline
 from firstlight.data.samples import Samples
 from firstlight.data.stream import Batch, Masking, TokenStream
 
@@ -36,7 +37,7 @@ def streams(size: int, *, batch: int, micro: int, ranks: int, consumed: int = 0)
     made = [
         TokenStream(
             Numbers(size),
-            global_batch_size=batch,
+            timeline=Timeline.even(batch_size=batch),
             micro_batch_size=micro,
             data_rank=rank,
             data_size=ranks,
@@ -102,7 +103,7 @@ def test_a_batch_has_labels_one_place_later() -> None:
 def test_the_end_of_a_document_is_masked_where_it_is_the_input() -> None:
     stream = TokenStream(
         Numbers(2),
-        global_batch_size=2,
+        timeline=Timeline.even(batch_size=2),
         micro_batch_size=1,
         data_rank=0,
         data_size=1,
@@ -112,13 +113,37 @@ def test_the_end_of_a_document_is_masked_where_it_is_the_input() -> None:
 
 
 def test_padding_is_masked_by_position() -> None:
-    stream = TokenStream(Numbers(1, num_real=2), global_batch_size=1, micro_batch_size=1, data_rank=0, data_size=1)
+    stream = TokenStream(
+        Numbers(1, num_real=2), timeline=Timeline.even(batch_size=1), micro_batch_size=1, data_rank=0, data_size=1
+    )
     assert next(stream).loss_mask.tolist() == [[1, 0, 0]]
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
-    with pytest.raises(InputError, match=r"training\.global_batch_size = 6 .* use for example 4"):
-        streams(8, batch=6, micro=2, ranks=2)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    ranks=st.sampled_from([1, 2, 3, 4]),
+    micro=st.integers(1, 4),
+    resume=st.integers(0, 4),
+)
+@settings(deadline=None, max_examples=60)
+def test_uneven_batches_are_the_same_samples_on_any_number_of_ranks(
+    sizes: list[int], ranks: int, micro: int, resume: int
+) -> None:
+    timeline = Timeline(stretches=tuple(Stretch(steps=1, batch_size=size, sequence_length=LENGTH) for size in sizes))
+    resume = min(resume, len(sizes) - 1)
+    made = [
+        TokenStream(Numbers(60), timeline=timeline, micro_batch_size=micro, data_rank=rank, data_size=ranks)
+        for rank in range(ranks)
+    ]
+    for stream in made:
+        stream.load_state_dict({"consumed_samples": sum(sizes[:resume])})
+    for step in range(resume, len(sizes)):
+        batches = [next(stream) for stream in made]
+        start = sum(sizes[:step])
+        assert sorted(samples(batches)) == list(range(start, start + sizes[step]))
+        assert {batch.samples for batch in batches} == {sizes[step]}
+        most = max(-(-len(batch.tokens) // micro) for batch in batches)
+        assert {batch.num_micro_batches for batch in batches} == {most}
 
 
 def test_a_negative_position_is_refused() -> None:
@@ -135,7 +160,12 @@ def test_separate_documents_leave_out_the_prediction_of_their_first_tokens() -> 
     def batch(masking: Masking) -> Batch:
         return next(
             TokenStream(
-                Documents(1), global_batch_size=1, micro_batch_size=1, data_rank=0, data_size=1, masking=masking
+                Documents(1),
+                timeline=Timeline.even(batch_size=1),
+                micro_batch_size=1,
+                data_rank=0,
+                data_size=1,
+                masking=masking,
             )
         )
 

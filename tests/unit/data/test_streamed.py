@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from firstlight.base.errors import InputError
 from firstlight.config.data import DataConfig
+from firstlight.config.timeline import Timeline
 from firstlight.data.open import TrainingNeeds, open_training_data
 from firstlight.data.reader import ThreadReader
 from firstlight.data.samples import Dataset, Positioned, read_samples
@@ -78,7 +79,7 @@ def config(folder: Path, *more: dict[str, Any], **changes: Any) -> DataConfig:
 
 
 def opened(folder: Path, **changes: Any) -> Dataset:
-    needs = TrainingNeeds(steps=NUM_SAMPLES // 6, global_batch_size=6, seed=3, vocab_size=262)
+    needs = TrainingNeeds(num_samples=NUM_SAMPLES // 6 * 6, seed=3, vocab_size=262)
     return open_training_data(config(folder, **changes), needs).dataset
 
 
@@ -143,7 +144,7 @@ def _batches(
     for rank in range(size):
         stream = TokenStream(
             opened(folder, shuffle_buffer=buffer),
-            global_batch_size=6,
+            timeline=Timeline.even(batch_size=6),
             micro_batch_size=micro,
             data_rank=rank,
             data_size=size,
@@ -205,13 +206,13 @@ def _documents(ids: list[int]) -> list[list[int]]:
 def test_read_ahead_with_a_blend_and_resumed(folder: Path, buffer: int) -> None:
     """Through open_training_data, TokenStream and a reader that reads two batches ahead."""
     other = {"kind": "huggingface", "path": str(folder / "in"), "shuffle_buffer": 3, "weight": 2}
-    needs = TrainingNeeds(steps=10, global_batch_size=6, seed=3, vocab_size=262)
+    needs = TrainingNeeds(num_samples=10 * 6, seed=3, vocab_size=262)
 
     def stream() -> TokenStream:
         dataset = open_training_data(config(folder, other, shuffle_buffer=buffer), needs).dataset
         return TokenStream(
             dataset,
-            global_batch_size=6,
+            timeline=Timeline.even(batch_size=6),
             micro_batch_size=3,
             data_rank=0,
             data_size=1,
@@ -233,13 +234,13 @@ def test_read_ahead_with_a_blend_and_resumed(folder: Path, buffer: int) -> None:
 
 
 def test_workers_read_the_same(one: Path) -> None:
-    needs = TrainingNeeds(steps=4, global_batch_size=2, seed=3, vocab_size=262)
+    needs = TrainingNeeds(num_samples=4 * 2, seed=3, vocab_size=262)
     assignment = Assignment(config=config(one, shuffle_buffer=3), needs=needs)
     batches = []
     for reader in (None, WorkerReader(assignment, 1)):
         stream = TokenStream(
             open_training_data(assignment.config, needs).dataset,
-            global_batch_size=2,
+            timeline=Timeline.even(batch_size=2),
             micro_batch_size=2,
             data_rank=0,
             data_size=1,
@@ -269,7 +270,7 @@ def test_what_cannot_be_read_is_named(one: Path) -> None:
         with pytest.raises(InputError, match=message):
             read(opened(one, **changes), 0)
     source = {"kind": "huggingface", "path": str(one / "in"), "weight": None}
-    needs = TrainingNeeds(steps=1, global_batch_size=1, seed=3, vocab_size=262)
+    needs = TrainingNeeds(num_samples=1, seed=3, vocab_size=262)
     with pytest.raises(InputError, match=r"sources\.0\.weight = null"):
         open_training_data(config(one, source, weight=None), needs)
 
@@ -289,7 +290,7 @@ def test_bad_content_has_a_place(one: Path, content: str, message: str) -> None:
 
 
 def test_the_fingerprint_follows_files_tokenizer_and_way_of_reading(one: Path) -> None:
-    needs = TrainingNeeds(steps=1, global_batch_size=1, seed=3, vocab_size=300)
+    needs = TrainingNeeds(num_samples=1, seed=3, vocab_size=300)
 
     def mark(**changes: Any) -> str:
         return open_training_data(config(one, **changes), needs).fingerprint

@@ -62,6 +62,8 @@ def step_report(step: int, *, loss: float = 5.0, applied: bool = True, is_sparse
         learning_rate=1e-3,
         samples=SAMPLES_PER_STEP * step,
         tokens=TOKENS_PER_STEP * step,
+        global_batch_size=SAMPLES_PER_STEP,
+        sequence_length=TOKENS_PER_STEP // SAMPLES_PER_STEP,
     )
 
 
@@ -89,7 +91,9 @@ def make_bench(*, every: int = 5, peak: float | None = 1e9, extra: Sink | None =
     recorder = Recorder(
         config=MonitorConfig(log_every_steps=every),
         sinks=[extra, kept] if extra else [kept],
-        facts=RunFacts(total_steps=20, flops_per_token=1e5, peak_flops_per_second=peak, precision="fp32"),
+        facts=RunFacts(
+            total_steps=20, flops_per_token=lambda _length: 1e5, peak_flops_per_second=peak, precision="fp32"
+        ),
         memory_bytes=lambda: 1_200_000_000,
         clock=clock,
         wall_clock=lambda: 1_700_000_000 + clock.now,
@@ -104,7 +108,9 @@ def record_run(folder: Path, *, steps: int = 400, is_sparse: bool = True, evalua
     recorder = Recorder(
         config=MonitorConfig(log_every_steps=10),
         sinks=[JsonLines(folder / "metrics.jsonl")],
-        facts=RunFacts(total_steps=steps, flops_per_token=4e7, peak_flops_per_second=3e11, precision="fp32"),
+        facts=RunFacts(
+            total_steps=steps, flops_per_token=lambda _length: 4e7, peak_flops_per_second=3e11, precision="fp32"
+        ),
         memory_bytes=lambda: 1_100_000_000 + random_source.randrange(90_000_000),
         clock=clock,
         wall_clock=lambda: 1_760_000_000 + clock.now,
@@ -139,6 +145,8 @@ def _one_step(
         learning_rate=1e-3 * min(step / 40, 0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))),
         samples=SAMPLES_PER_STEP * step,
         tokens=TOKENS_PER_STEP * step,
+        global_batch_size=SAMPLES_PER_STEP,
+        sequence_length=TOKENS_PER_STEP // SAMPLES_PER_STEP,
     )
     recorder.record(report)
 

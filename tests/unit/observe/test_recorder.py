@@ -30,6 +30,8 @@ def test_every_name_of_a_step_record_has_its_exact_value() -> None:
             "step": 10,
             "samples": 80,
             "tokens": 10 * TOKENS_PER_STEP,
+            "global_batch_size": 8,
+            "sequence_length": TOKENS_PER_STEP // 8,
             "loss": 5.0,
             "loss/lm": 4.7,
             "loss/mtp": 5.1,
@@ -76,6 +78,7 @@ def test_evaluation_has_loss_perplexity_and_bits_per_byte_at_its_place_in_traini
     wiki, code = bench.kept.evaluations
     assert wiki["evaluate/wiki/perplexity"] == pytest.approx(7.389056)
     assert wiki["evaluate/wiki/bits_per_byte"] == pytest.approx(2.0 / 0.6931472 / 4.0)
+    assert wiki["evaluate/wiki/perplexity_per_byte"] == pytest.approx(1.6487213)
     assert (wiki["step"], wiki["samples"], wiki["tokens"]) == (1, 8, TOKENS_PER_STEP)
     assert wiki["evaluate/wiki/tokens"] == 1000
     assert "evaluate/code/bits_per_byte" not in code

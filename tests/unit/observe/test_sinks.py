@@ -16,7 +16,9 @@ def test_configured_sinks_write_into_the_run_folder(tmp_path: Path, capsys: pyte
     recorder = Recorder(
         config=config,
         sinks=sinks_for(config, folder=tmp_path, total_steps=2),
-        facts=RunFacts(total_steps=2, flops_per_token=1e6, peak_flops_per_second=1e12, precision="fp32"),
+        facts=RunFacts(
+            total_steps=2, flops_per_token=lambda _length: 1e6, peak_flops_per_second=1e12, precision="fp32"
+        ),
         memory_bytes=lambda: peak_memory_bytes(torch.device("cpu")),
     )
     with recorder.open(0, samples=0, tokens=0):

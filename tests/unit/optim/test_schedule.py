@@ -10,9 +10,9 @@ from firstlight.config.schedule import (
     ConstantSchedule,
     CosineSchedule,
     ScheduledNumber,
-    Span,
     WarmupStableDecaySchedule,
 )
+from firstlight.config.timeline import Timeline
 from firstlight.optim.schedule import number_at
 
 SCHEDULES = {
@@ -23,7 +23,7 @@ SCHEDULES = {
 
 
 def rates(config: Any, *, steps: int = 100, peak: float = 2e-3) -> list[float]:
-    rate = number_at(ScheduledNumber(value=peak, schedule=config), Span(steps=steps))
+    rate = number_at(ScheduledNumber(value=peak, schedule=config), Timeline.even(steps=steps))
     return [rate(step) for step in range(steps)]
 
 
@@ -89,10 +89,10 @@ def test_warm_up_to_the_last_update(config: Any) -> None:
 def test_rate_depends_on_the_step_alone(config: Any) -> None:
     # A restart asks for the steps from the middle on, a rewind for some of them again.
     expected = rates(config)
-    rate = number_at(ScheduledNumber(value=2e-3, schedule=config), Span(steps=100))
+    rate = number_at(ScheduledNumber(value=2e-3, schedule=config), Timeline.even(steps=100))
     order = [*range(100)] * 2
     random.Random(0).shuffle(order)
     assert all(rate(step) == expected[step] for step in order)
-    other = number_at(ScheduledNumber(value=1.0, schedule=config), Span(steps=50))
+    other = number_at(ScheduledNumber(value=1.0, schedule=config), Timeline.even(steps=50))
     other(3)
     assert [rate(step) for step in range(100)] == expected

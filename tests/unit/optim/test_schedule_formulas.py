@@ -9,7 +9,8 @@ import torch
 from pydantic import TypeAdapter
 from torch.optim import lr_scheduler
 
-from firstlight.config.schedule import Schedule, ScheduledNumber, Span
+from firstlight.config.schedule import Schedule, ScheduledNumber
+from firstlight.config.timeline import Timeline
 from firstlight.optim.schedule import number_at
 
 T, W, PEAK, END = 50, 8, 3e-3, 2e-4
@@ -78,7 +79,7 @@ MINDFORMERS = {
 @pytest.mark.parametrize("name", MINDFORMERS)
 def test_mindformers_formulas(name: str) -> None:
     config, after = MINDFORMERS[name]
-    rate, expected = number_at(config, Span(steps=T)), warmed(after)
+    rate, expected = number_at(config, Timeline.even(steps=T)), warmed(after)
     assert [rate(t) for t in range(T)] == pytest.approx([expected(t) for t in range(T)], rel=1e-12, abs=1e-18)
 
 
@@ -127,7 +128,7 @@ def test_torchs_schedulers(name: str) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=PEAK)
     theirs = build(optimizer)
-    rate = number_at(config, Span(steps=T))
+    rate = number_at(config, Timeline.even(steps=T))
     for t in range(T):
         assert rate(t) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), t
         optimizer.step()
@@ -137,7 +138,7 @@ def test_torchs_schedulers(name: str) -> None:
 def test_deepseek_v3_by_tokens() -> None:
     """arXiv:2412.19437, section 4.2, at a hundredth of its steps: 14.8T tokens, of which 10T are constant."""
     tokens = 15360 * 4096 * 100
-    span = Span(steps=round(14.8e12 / tokens), tokens_per_step=tokens)
+    span = Timeline.even(steps=round(14.8e12 / tokens), sequence_length=tokens)
     config = ScheduledNumber(
         value=2.2e-4,
         schedule=TypeAdapter(Schedule).validate_python(
@@ -163,19 +164,21 @@ def test_deepseek_v3_by_tokens() -> None:
 
 
 def test_lengths_in_tokens_are_whole_steps() -> None:
-    by_steps = number_at(schedule(type="linear", warmup_steps=3), Span(steps=9))
-    by_tokens = number_at(schedule(type="linear", warmup_steps={"tokens": 250}), Span(steps=9, tokens_per_step=100))
+    by_steps = number_at(schedule(type="linear", warmup_steps=3), Timeline.even(steps=9))
+    by_tokens = number_at(
+        schedule(type="linear", warmup_steps={"tokens": 250}), Timeline.even(steps=9, sequence_length=100)
+    )
     assert [by_steps(t) for t in range(9)] == [by_tokens(t) for t in range(9)]
 
 
 @pytest.mark.parametrize("name", [*MINDFORMERS, *TORCH])
 def test_a_restart_in_the_middle_sees_the_same_values(name: str) -> None:
     config, _ = (MINDFORMERS | TORCH)[name]
-    whole = [number_at(config, Span(steps=T))(t) for t in range(T)]
+    whole = [number_at(config, Timeline.even(steps=T))(t) for t in range(T)]
     again = ScheduledNumber.model_validate(config.model_dump(mode="json"))
-    rate = number_at(again, Span(steps=T))
+    rate = number_at(again, Timeline.even(steps=T))
     assert [rate(t) for t in range(T // 2, T)] == whole[T // 2 :]
 
 
 def test_plain_number_is_the_same_at_every_step() -> None:
-    assert {number_at(0.3, Span(steps=T))(t) for t in range(T)} == {0.3}
+    assert {number_at(0.3, Timeline.even(steps=T))(t) for t in range(T)} == {0.3}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from firstlight.base.report import LossReport
-from firstlight.config.schedule import Span
+from firstlight.config.timeline import Timeline
 from firstlight.data.stream import Batch
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
@@ -241,7 +241,7 @@ def test_weight_of_prediction_ahead_is_that_of_the_step() -> None:
             lm=8.0,
             mtp=torch.tensor([5.0, 4.0], dtype=torch.float64),
             sequences=3.0,
-            now=lambda number, step=step: number_at(number, Span(steps=4))(step),
+            now=lambda number, step=step: number_at(number, Timeline.even(steps=4))(step),
         )
         assert weigh(sums, counts, config).item() == pytest.approx(expected)
 

@@ -22,6 +22,8 @@ def report(step: int = 7, *, applied: bool = True, grad_norm: float = 0.5) -> St
         learning_rate=1e-3,
         samples=step,
         tokens=8 * step,
+        global_batch_size=1,
+        sequence_length=8,
     )
 
 

@@ -52,7 +52,7 @@ def evaluator(
     engine: CountingEngine, *, size: int = 20, most: int = 100, batch_size: int = 2, mine: Portion | None = None
 ) -> Evaluator:
     plan = EvaluationPlan(every_steps=0, last_step=7, max_samples=most, batch_size=batch_size)
-    held_out = HeldOutSet(name="squares", dataset=Squares(size), bytes_per_token=3.5)
+    held_out = HeldOutSet(name="squares", datasets=[Squares(size)], bytes_per_token=3.5)
     return Evaluator(engine, [held_out], plan, mine or Portion(peers=Alone()))  # type: ignore[arg-type]
 
 
@@ -95,17 +95,33 @@ def test_fewer_samples_are_spread_over_the_set() -> None:
 
 
 def test_every_set_has_its_report() -> None:
-    sets = [HeldOutSet(name=name, dataset=Squares(size), bytes_per_token=None) for name, size in (("a", 3), ("b", 5))]
+    sets = [
+        HeldOutSet(name=name, datasets=[Squares(size)], bytes_per_token=None) for name, size in (("a", 3), ("b", 5))
+    ]
     plan = EvaluationPlan(every_steps=0, last_step=7, max_samples=100, batch_size=2)
     reports = Evaluator(CountingEngine(), sets, plan, Portion(peers=Alone())).run(3)  # type: ignore[arg-type]
     assert [(report.name, report.step) for report in reports] == [("a", 3), ("b", 3)]
     assert [report.tokens for report in reports] == [3 * 4 - 1, 5 * 4 - 2]
 
 
+def test_a_blend_is_the_mean_of_its_sources_by_their_shares() -> None:
+    sets = [
+        HeldOutSet(name=f"all/{name}", datasets=[Squares(size)], bytes_per_token=size)
+        for name, size in (("a", 3), ("b", 5))
+    ]
+    blends = {"all": {"all/a": 0.75, "all/b": 0.25}}
+    plan = EvaluationPlan(every_steps=0, last_step=7, max_samples=100, batch_size=2, blends=blends)
+    a, b, whole = Evaluator(CountingEngine(), sets, plan, Portion(peers=Alone())).run(3)  # type: ignore[arg-type]
+    assert (a.name, b.name, whole.name) == ("all/a", "all/b", "all")
+    assert whole.loss == pytest.approx(0.75 * a.loss + 0.25 * b.loss)
+    assert whole.tokens == a.tokens + b.tokens
+    assert whole.bytes_per_token == 0.75 * 3 + 0.25 * 5
+
+
 @pytest.mark.parametrize(("every", "due"), [(0, [6]), (2, [2, 4, 6]), (4, [4, 6]), (6, [6]), (5, [5, 6])])
 def test_due_every_so_many_steps_and_after_the_last(every: int, due: list[int]) -> None:
     plan = EvaluationPlan(every_steps=every, last_step=6, max_samples=1, batch_size=1)
-    held_out = HeldOutSet(name="a", dataset=Squares(3), bytes_per_token=None)
+    held_out = HeldOutSet(name="a", datasets=[Squares(3)], bytes_per_token=None)
     one = Evaluator(CountingEngine(), [held_out], plan, Portion(peers=Alone()))  # type: ignore[arg-type]
     assert [step for step in range(1, 7) if one.due(step)] == due
     assert not any(Evaluator(CountingEngine(), [], plan, Portion(peers=Alone())).due(step) for step in range(7))  # type: ignore[arg-type]
