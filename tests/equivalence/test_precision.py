@@ -84,11 +84,12 @@ def test_more_layouts_of_whole_micro_batches_are_equal_to_the_bit(alone: dict[st
 
 
 def test_layouts_that_cut_or_join_products_are_near(alone: dict[str, Result], tmp_path: Path):
-    # Sums over a tensor group come in another order, and what they move may be rounded to the next 8-bit number. Experts
-    # on another rank see the rows of several micro-batches at once, in other tiles.
+    # Sums over a tensor group come in another order, and what they move may be rounded to the next 8-bit number.
+    # Experts on another rank see the rows of several micro-batches at once, in other tiles.
     for name, found in ran(tmp_path, *NEAR).items():
         expected = alone[name.partition("_")[0] + "_alone"]
-        assert found.losses == pytest.approx(expected.losses, rel=2e-3), name
+        # AdamW turns what is moved into whole steps: later losses tell nothing.
+        assert found.losses[0] == pytest.approx(expected.losses[0], rel=1e-5), name
         for key, tensor in expected.tensors.items():
             if key.startswith("gradient/0/"):
                 error = float((found.tensors[key] - tensor).norm() / tensor.norm())
