@@ -88,7 +88,8 @@ def test_layouts_that_cut_or_join_products_are_near(alone: dict[str, Result], tm
     # Experts on another rank see the rows of several micro-batches at once, in other tiles.
     for name, found in ran(tmp_path, *NEAR).items():
         expected = alone[name.partition("_")[0] + "_alone"]
-        assert found.losses == pytest.approx(expected.losses, rel=2e-3), name
+        # AdamW turns what is moved into whole steps: later losses tell nothing.
+        assert found.losses[0] == pytest.approx(expected.losses[0], rel=1e-5), name
         for key, tensor in expected.tensors.items():
             if key.startswith("gradient/0/"):
                 error = float((found.tensors[key] - tensor).norm() / tensor.norm())
