@@ -80,9 +80,7 @@ class RunModel(TemplateLM):  # type: ignore[misc]  # the package carries no type
         return [self._generate(*request.args) for request in requests]
 
     def _rolling(self, text: str) -> float:
-        windows = get_rolling_token_windows(
-            self.tok_encode(text), self._end, max_seq_len=self._scorer.sequence_length, context_len=1
-        )
+        windows = get_rolling_token_windows(self.tok_encode(text), self._end, self._scorer.sequence_length, 1)
         return sum(one.log_probability for one in self._scorer.score([make_disjoint_window(one) for one in windows]))
 
     def _generate(self, context: str, how: dict[str, Any]) -> str:
