@@ -74,12 +74,17 @@ def parameters_of(model: ModelConfig) -> list[Parameter]:
     if not model.tie_word_embeddings:
         outside.append(_Tensor("head.weight", (words, hidden), "rows"))
     found = [_at(tensor, "", None) for tensor in outside]
-    for layer in range(model.num_hidden_layers):
-        found += [_at(tensor, f"layers.{layer}.", layer) for tensor in _layer(model, layer)]
-    for depth in range(model.num_mtp_layers):
-        layer = model.num_hidden_layers + depth
-        found += [_at(tensor, f"mtp.{depth}.", layer) for tensor in _mtp_layer(model, layer)]
+    for layer in range(model.num_hidden_layers + model.num_mtp_layers):
+        found += parameters_of_layer(model, layer)
     return found
+
+
+def parameters_of_layer(model: ModelConfig, layer: int) -> list[Parameter]:
+    """Those of decoder layer `layer`, or of a layer of multi-token prediction, which are numbered after the last."""
+    depth = layer - model.num_hidden_layers
+    if depth >= 0:
+        return [_at(tensor, f"mtp.{depth}.", layer) for tensor in _mtp_layer(model, layer)]
+    return [_at(tensor, f"layers.{layer}.", layer) for tensor in _layer(model, layer)]
 
 
 def parameters_of_stage(model: ModelConfig, stage: Stage) -> list[Parameter]:
