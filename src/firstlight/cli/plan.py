@@ -2,27 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from firstlight.cli.config import Overrides
 from firstlight.cli.model import read_model
 from firstlight.config.load import load
-from firstlight.plan.calibration import as_yaml, calibrated, measured_step_seconds
-from firstlight.plan.cost import cost_of
-from firstlight.plan.fit import require_memory
-from firstlight.plan.forecast import Forecast, forecast
-from firstlight.plan.hardware import profile_names, read_hardware
-from firstlight.plan.report import as_text, as_values
-from firstlight.plan.work import Work
+
+if TYPE_CHECKING:
+    from firstlight.plan.forecast import Forecast
+
+PROFILES = "a100, ascend-910b, b200, cpu, gb200, h100, h200 or h800"
+"""As help says them; a test holds them to the files."""
 
 
 def plan(
     config: Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)],
-    hardware: Annotated[
-        str, typer.Option(help=f"A profile ({', '.join(profile_names())}), or a YAML file like one.")
-    ] = "h100",
+    hardware: Annotated[str, typer.Option(help=f"A profile ({PROFILES}), or a YAML file like one.")] = "h100",
     world_size: Annotated[int, typer.Option(help="The number of processes, one for each device.", min=1)] = 1,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
@@ -38,6 +35,14 @@ def plan(
     ] = None,
 ) -> None:
     """Predict memory, time and cost of a run. What does not fit is refused (exit code 2), with what would."""
+    from firstlight.plan.calibration import as_yaml, calibrated, measured_step_seconds
+    from firstlight.plan.cost import cost_of
+    from firstlight.plan.fit import require_memory
+    from firstlight.plan.forecast import forecast
+    from firstlight.plan.hardware import read_hardware
+    from firstlight.plan.report import as_text, as_values
+    from firstlight.plan.work import Work
+
     loaded = load(config, overrides or (), read_model)
     loaded.require_rules(world_size=world_size)
     work, profile = Work.of(loaded.config, world_size), read_hardware(hardware)
@@ -53,7 +58,7 @@ def plan(
     require_memory(found, loaded.config.offload)
 
 
-def _draw(title: str, found: Forecast, output: Path) -> None:
+def _draw(title: str, found: "Forecast", output: Path) -> None:
     """Plotly takes a while to load."""
     from firstlight.observe.plan_page import Bar, Block, write_plan
 

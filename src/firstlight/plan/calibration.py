@@ -14,7 +14,7 @@ from firstlight.plan.work import Work
 
 _STEPS_LEFT_OUT = 1
 """At the beginning of a run, which warm caches up."""
-_HALVINGS = 40
+_HALVINGS = 14
 _RANGE = (0.05, 20.0)
 """By which factors the speed of computation may change."""
 

@@ -6,13 +6,13 @@ from firstlight.config.recompute import OffloadConfig
 from firstlight.layout.communication import step_traffic
 from firstlight.layout.counts import ParameterCounts, count_parameters, flops_per_token
 from firstlight.layout.parameters import elements_of_rank
-from firstlight.layout.schedules import Slot
+from firstlight.layout.schedules import Pass, Slot
 from firstlight.layout.stages import Stage
 from firstlight.layout.traffic import Traffic
 from firstlight.plan.hardware import Hardware
 from firstlight.plan.links import Group, group_on, seconds_of_call
 from firstlight.plan.memory import RankMemory, memory_of_places
-from firstlight.plan.passes import Passes, passes_of_stage
+from firstlight.plan.passes import Passes, passes_of_stages
 from firstlight.plan.simulation import Timeline, ranks_of_stages, simulate
 from firstlight.plan.work import Work
 
@@ -99,7 +99,7 @@ class Forecast:
 def forecast(work: Work, hardware: Hardware, offload: OffloadConfig | None = None) -> Forecast:
     """All of it."""
     stages = work.stages
-    passes = [passes_of_stage(work, hardware, stage) for stage in stages]
+    passes = passes_of_stages(work, hardware)
     timeline = _timeline(work, hardware, passes)
     memory = memory_of_places(work, hardware, work.orders, offload or OffloadConfig())
     here = [stages[index] for index in work.places_of(0)]
@@ -144,12 +144,23 @@ def seconds_of_slot(work: Work, hardware: Hardware, passes: list[Passes], slot: 
         computed = forward.whole_forward - forward.forward_exchange + backward.whole_backward
         computed -= backward.backward_exchange
         return max(computed * (1 + hardware.communication_share.value), exchange)
-    found = 0.0
-    for action in slot:
-        one = passes[action.stage]
-        seconds = {"F": one.whole_forward, "B": one.whole_backward, "I": one.whole_input, "W": one.weight}
-        found += seconds[action.kind]
-    return found
+    if work.practice.hides_experts == "paired" and work.pipeline.schedule != "dualpipe_v":
+        return sum(_seconds_in_turn(hardware, passes[action.stage], action.kind) for action in slot)
+    return sum(_seconds_alone(passes[action.stage], action.kind) for action in slot)
+
+
+def _seconds_alone(one: Passes, kind: Pass) -> float:
+    return {"F": one.whole_forward, "B": one.whole_backward, "I": one.whole_input, "W": one.weight}[kind]
+
+
+def _seconds_in_turn(hardware: Hardware, one: Passes, kind: Pass) -> float:
+    """A pass whose rows travel beside the products of the pass of the other direction that is computed in turn with
+    it: both directions take as long as their products together, or as their transfers."""
+    exchange = one.forward_exchange + one.backward_exchange
+    computed = (one.whole_forward + one.whole_backward - exchange) * (1 + hardware.communication_share.value)
+    slower = max(computed, exchange) / (one.whole_forward + one.whole_backward - exchange) if computed else 1.0
+    hidden = {"F": one.forward_exchange, "B": one.backward_exchange, "I": one.backward_exchange, "W": 0.0}[kind]
+    return slower * (_seconds_alone(one, kind) - hidden)
 
 
 def _flows(work: Work, hardware: Hardware, stages: list[Stage]) -> list[Flows]:

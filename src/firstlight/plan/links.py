@@ -25,7 +25,7 @@ class Group:
 def group_on(layout: Layout, axis: str, ranks_per_node: int) -> Group:
     """The group of the first rank; those of other ranks lie alike where degrees divide nodes."""
     ranks = range(layout.world_size) if axis == "world" else layout.group(axis, 0)
-    return Group(size=len(ranks), local=max(1, sum(rank < ranks_per_node for rank in ranks)))
+    return Group(size=len(ranks), local=max(1, len(range(ranks.start, min(ranks.stop, ranks_per_node), ranks.step))))
 
 
 def seconds_of_call(hardware: Hardware, group: Group, kind: Kind, size: float) -> float:

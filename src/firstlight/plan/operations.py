@@ -1,6 +1,6 @@
 """The operations of a layer on one rank, for one micro-batch: FLOPs and bytes, from the parameters of `layout/`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -18,6 +18,10 @@ _READS_AND_WRITES = {True: 14, False: 30}
 """Passes over the stream that norms, rotations, sums and casts of a layer make forward, joined by a compiler or not."""
 _ACTIVATION_PASSES = {True: 3, False: 6}
 """Over a gated width: gate and up read and their product written; unfused with its parts and casts."""
+_LAUNCHES = {True: 6, False: 16}
+"""Kernels of norms, rotations, sums and casts of a layer, forward."""
+_ROUTING_LAUNCHES = 30
+"""Scores, choice, sorting, counts, gathers and sums of a mixture, forward."""
 _BACKWARD_ATTENTION = 2.5
 """Five products for each two of the forward pass: scores are computed again."""
 
@@ -37,6 +41,8 @@ class Operation:
     has_weight: bool = False
     """Whether half of the backward pass is the gradient of a weight."""
     backward: float = 2.0
+    launches: int = 1
+    """Kernels that it takes, each with its start and end."""
 
 
 def operations_of_layer(work: Work, layer: int) -> list[Operation]:
@@ -45,7 +51,15 @@ def operations_of_layer(work: Work, layer: int) -> list[Operation]:
         one for one in parameters_of_layer(work.model, layer) if len(one.shape) > 1 and not one.name.endswith("_bias")
     ]
     products = [_product(work, one) for one in matrices]
-    return [*products, *_attention(work, layer), *_pointwise(work, layer)]
+    return [*products, *_casts(work, products), *_attention(work, layer), *_pointwise(work, layer)]
+
+
+def _casts(work: Work, products: Sequence[Operation]) -> Iterator[Operation]:
+    """What products in fp8 read is scaled and cast before: two bytes read and one written of each number, and again
+    of the other side for each product of the backward pass."""
+    if work.practice.precision == "fp8":
+        size = sum(one.size for one in products if one.precision == "fp8")
+        yield Operation(what="casts", kind="pointwise", size=size, launches=2 * len(products))
 
 
 def operations_of_ends(work: Work, stage: Stage) -> list[Operation]:
@@ -148,7 +162,9 @@ def _pointwise(work: Work, layer: int) -> Iterator[Operation]:
     is_fused, size = practice.has_fused_pointwise, practice.numbers.product
     here = work.portion.positions // layout.tp
     stream = here * model.hidden_size * size
-    yield Operation(what="norms and sums", kind="pointwise", size=_READS_AND_WRITES[is_fused] * stream)
+    yield Operation(
+        what="norms and sums", kind="pointwise", size=_READS_AND_WRITES[is_fused] * stream, launches=_LAUNCHES[is_fused]
+    )
     feed_forward = model.feed_forward
     if isinstance(feed_forward, MoeFeedForward) and model.is_moe_layer(layer):
         rows = routed_rows(work)
@@ -158,7 +174,8 @@ def _pointwise(work: Work, layer: int) -> Iterator[Operation]:
         gated = rows * layout.etp * width + work.portion.positions * shared
         yield Operation(what="activation", kind="pointwise", size=passes * gated)
         # Rows are sorted, received, sorted back and added up: read and written each time.
-        yield Operation(what="rows sorted", kind="pointwise", size=8.0 * rows * model.hidden_size * size)
+        sorted_size = 8.0 * rows * model.hidden_size * size
+        yield Operation(what="rows sorted", kind="pointwise", size=sorted_size, launches=_ROUTING_LAUNCHES)
     else:
         width = (feed_forward.intermediate_size or 0) // layout.tp
         gated = work.portion.positions * width

@@ -52,9 +52,17 @@ class Passes:
         return self.whole_input + self.weight
 
 
-def passes_of_stage(work: Work, hardware: Hardware, stage: Stage) -> Passes:
-    """Of a stage: its layers, and the embedding and head that it has."""
-    kinds: dict[tuple[bool, int | None, bool, bool], Passes] = {}
+LayerKind = tuple[bool, int | None, bool, bool]
+"""What makes layers differ: a mixture, its window, of multi-token prediction, computed again."""
+
+
+def passes_of_stages(work: Work, hardware: Hardware) -> list[Passes]:
+    """Of each stage: its layers, and the embedding and head that it has."""
+    kinds: dict[LayerKind, Passes] = {}
+    return [_of_stage(work, hardware, stage, kinds) for stage in work.stages]
+
+
+def _of_stage(work: Work, hardware: Hardware, stage: Stage, kinds: dict[LayerKind, Passes]) -> Passes:
     found = _ends(work, hardware, stage)
     for layer in layers_of(work.model, stage):
         is_recomputed = not isinstance(work.recompute, NoRecompute) and work.recompute.layers.contains(layer)
@@ -69,13 +77,17 @@ def passes_of_stage(work: Work, hardware: Hardware, stage: Stage) -> Passes:
 def seconds_of_operation(hardware: Hardware, one: Operation, share: float = 1.0) -> float:
     """Of `share` times the operation's FLOPs and bytes: what takes longer, arithmetic or memory."""
     memory = one.size / (hardware.memory_bandwidth.value * hardware.efficiency.memory.value)
-    return share * max(one.flops / _speed(hardware, one, is_backward=False), memory) + hardware.launch_seconds.value
+    return share * max(one.flops / _speed(hardware, one, is_backward=False), memory) + _launch_seconds(hardware, one)
+
+
+def _launch_seconds(hardware: Hardware, one: Operation) -> float:
+    return one.launches * hardware.launch_seconds.value
 
 
 def _backward_seconds(hardware: Hardware, one: Operation) -> float:
     memory = one.size / (hardware.memory_bandwidth.value * hardware.efficiency.memory.value)
     arithmetic = one.flops / _speed(hardware, one, is_backward=True)
-    return one.backward * max(arithmetic, memory) + one.backward * hardware.launch_seconds.value
+    return one.backward * (max(arithmetic, memory) + _launch_seconds(hardware, one))
 
 
 def _speed(hardware: Hardware, one: Operation, *, is_backward: bool) -> float:

@@ -7,7 +7,7 @@ from firstlight.config.pipeline import PipelineConfig
 from firstlight.layout.schedules import Action, Pass, Slot, orders_of
 from firstlight.layout.stages import stages_on
 
-_STEADY = 6
+_STEADY = 3
 """Rounds of micro-batches after which a pipeline repeats itself; longer steps are continued from there."""
 
 
@@ -45,6 +45,7 @@ def simulate(
 
     After some rounds a pipeline repeats itself: a longer step is as much longer as one more round is.
     """
+    duration = _remembered(duration)
     most = _STEADY * degree + 2 * degree + micro_batches % degree
     if micro_batches <= most + degree:
         return _simulated(pipeline, degree, micro_batches, duration, delay)
@@ -56,6 +57,19 @@ def simulate(
         seconds=long.seconds + rounds * (long.seconds - short.seconds),
         busy=[one + rounds * (one - other) for one, other in zip(long.busy, short.busy, strict=True)],
     )
+
+
+def _remembered(duration: Duration) -> Duration:
+    """All micro-batches take as long."""
+    known: dict[tuple[tuple[Pass, int], ...], float] = {}
+
+    def of(slot: Slot) -> float:
+        key = tuple((action.kind, action.stage) for action in slot)
+        if key not in known:
+            known[key] = duration(slot)
+        return known[key]
+
+    return of
 
 
 def _simulated(

@@ -1,6 +1,7 @@
 """What is planned: the parts of a run that decide its memory and time, and what a training system does beside them."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from firstlight.config.model import ModelConfig
@@ -86,7 +87,7 @@ class Work:
             practice=Practice() if is_mixed else Practice(precision="fp32", numbers=Numbers()),
         )
 
-    @property
+    @cached_property
     def stages(self) -> list[Stage]:
         """Of the whole pipeline."""
         return stages_of(self.model, self.pipeline, self.layout.pp, self.sequence_length)
