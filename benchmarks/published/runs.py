@@ -77,8 +77,10 @@ class Published:
 
     @property
     def flops_error(self) -> float | None:
-        """Of the FLOPs of a token against the published TFLOP/s, where time is published beside them."""
-        flops, devices = self.number("tflops_gpu"), self.number("n_gpu")
+        """Of the FLOPs of a token against the published TFLOP/s or utilisation, where time is published beside them."""
+        flops, devices, share, peak = (self.number(name) for name in ("tflops_gpu", "n_gpu", "mfu", "peak_bf16"))
+        if flops is None and share is not None and peak is not None:
+            flops = share * peak
         if flops is None or self.flops_per_token is None or devices is None:
             return None
         speed = self.number("tok_s_gpu")
@@ -86,6 +88,11 @@ class Published:
             sequences, length = self.number("gbs"), self.number("seq")
             speed = sequences * length / step / devices if sequences and length else None
         return None if speed is None else speed * self.flops_per_token / (flops * 1e12) - 1
+
+    @property
+    def counts_flops(self) -> bool:
+        """Whether its FLOPs are compared."""
+        return self.flops_error is not None and not (self.described.doubt or self.described.doubted_flops)
 
     @property
     def hardware(self) -> Hardware:

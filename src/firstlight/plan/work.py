@@ -84,7 +84,11 @@ class Work:
                 data_size=layout.data_size,
             ),
             recompute=config.recompute,
-            practice=Practice() if is_mixed else Practice(precision="fp32", numbers=Numbers()),
+            practice=Practice(
+                precision="bf16" if is_mixed else "fp32",
+                numbers=Numbers(product=2 if is_mixed else 4),
+                moment_bytes=4 if config.optimizer.moments == "bf16" else 8,
+            ),
         )
 
     @cached_property
