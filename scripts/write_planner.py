@@ -19,7 +19,7 @@ def written() -> str:
     """The tables of today."""
     runs = published_runs()
     found = fitted(compared(runs))
-    lines = [*_summary(found), "", *_table(found), "", *_parts(runs)]
+    lines = [*_summary(found), "", *_table(found), "", *_memory(found), "", *_parts(runs)]
     return "\n".join(lines) + "\n"
 
 
@@ -61,6 +61,17 @@ def _table(found: Sequence[Compared]) -> Iterator[str]:
             _remark(run),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def _memory(found: Sequence[Compared]) -> Iterator[str]:
+    """The place of the pipeline that needs most; reports give the allocator's peak."""
+    yield "| run | measured, GiB | planned, GiB | error |"
+    yield "| --- | --- | --- | --- |"
+    for one in found:
+        measured = one.run.number("mem_gib")
+        if measured is not None and one.plan is not None:
+            planned = max(memory.total for memory in one.plan.memory) / 2**30
+            yield f"| {one.run.id} | {measured:.1f} | {planned:.1f} | {_signed(planned / measured - 1)} |"
 
 
 def _remark(run: Published) -> str:
