@@ -18,8 +18,18 @@ BEGIN, END = "<!-- accuracy: written by scripts/write_planner.py -->\n", "<!-- e
 def written() -> str:
     """The tables of today."""
     runs = published_runs()
-    found = fitted(compared(runs))
-    lines = [*_summary(found), "", *_table(found), "", *_memory(found), "", *_parts(runs)]
+    before = compared(runs)
+    found = fitted(before)
+    lines = [
+        *_summary(found),
+        _of_systems(fitted(before, by_system=True)),
+        "",
+        *_table(found),
+        "",
+        *_memory(found),
+        "",
+        *_parts(runs),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -39,6 +49,15 @@ def _summary(found: Sequence[Compared]) -> Iterator[str]:
         f"{_percent(median_error(found))}, largest {_percent(max(errors))}. After one run of each device and precision "
         f"has set its speed, median {_percent(median_error(found, is_fitted=True))}, largest {_percent(largest)}, over "
         f"the {len(again)} other runs."
+    )
+
+
+def _of_systems(found: Sequence[Compared]) -> str:
+    again = [one for one in found if one.is_counted and one.fitted_error is not None]
+    largest = max(abs(one.fitted_error or 0.0) for one in again)
+    return (
+        f"After one run of each device, precision and system (as a team fits a profile to its own run), median "
+        f"{_percent(median_error(found, is_fitted=True))}, largest {_percent(largest)}, over {len(again)} runs."
     )
 
 

@@ -40,6 +40,11 @@ class Compared:
         precision = self.plan.work.practice.precision if self.plan is not None else ""
         return self.run.described.hardware, precision
 
+    @property
+    def system(self) -> tuple[str, str, str]:
+        """Device, precision and the source, whose runs are of one system."""
+        return *self.group, self.run.id.split("-")[0]
+
 
 def compared(runs: Sequence[Published]) -> list[Compared]:
     """Every run, in order."""
@@ -51,13 +56,13 @@ def compared(runs: Sequence[Published]) -> list[Compared]:
     return found
 
 
-def fitted(runs: Sequence[Compared]) -> list[Compared]:
+def fitted(runs: Sequence[Compared], *, by_system: bool = False) -> list[Compared]:
     """The same with errors after one run of each device and precision has set its speed: the one whose error is the
-    median of its group."""
-    groups: dict[tuple[str, str], list[Compared]] = defaultdict(list)
+    median of its group. With `by_system`, one of each system there."""
+    groups: dict[tuple[str, ...], list[Compared]] = defaultdict(list)
     for one in runs:
         if one.is_counted:
-            groups[one.group].append(one)
+            groups[one.system if by_system else one.group].append(one)
     found = {one.run.id: one for one in runs}
     for group in groups.values():
         if len(group) > 1:
