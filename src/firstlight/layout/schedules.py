@@ -38,6 +38,14 @@ def orders_of(pipeline: PipelineConfig, degree: int, micro_batches: int) -> list
     ]
 
 
+def repeats(pipeline: PipelineConfig, degree: int, micro_batches: int) -> bool:
+    """Whether a step with fewer micro-batches, as many more than whole rounds of `degree`, holds as much and goes on as
+    this one does. Schedules with all forward passes first hold all; uneven rounds divide few numbers."""
+    if pipeline.schedule in ("gpipe", "looped_bfs"):
+        return False
+    return micro_batches % degree == 0 or not pipeline.schedule.startswith("interleaved")
+
+
 class _Place(NamedTuple):
     """A rank of the pipeline."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from firstlight.config.pipeline import PipelineConfig
-from firstlight.layout.schedules import Action, Pass, Slot, orders_of
+from firstlight.layout.schedules import Action, Pass, Slot, orders_of, repeats
 from firstlight.layout.stages import stages_on
 
 _STEADY = 3
@@ -47,7 +47,7 @@ def simulate(
     """
     duration = _remembered(duration)
     most = _STEADY * degree + 2 * degree + micro_batches % degree
-    if micro_batches <= most + degree:
+    if micro_batches <= most + degree or not repeats(pipeline, degree, micro_batches):
         return _simulated(pipeline, degree, micro_batches, duration, delay)
     long = _simulated(pipeline, degree, most + degree, duration, delay)
     short = _simulated(pipeline, degree, most, duration, delay)

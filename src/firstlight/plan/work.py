@@ -11,7 +11,7 @@ from firstlight.config.schema import RunConfig
 from firstlight.layout.activations import Numbers, Portion
 from firstlight.layout.batch import accumulation_steps
 from firstlight.layout.mesh import Layout
-from firstlight.layout.schedules import Slot, orders_of
+from firstlight.layout.schedules import Slot, orders_of, repeats
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.layout.traffic import StepShape
 from firstlight.plan.hardware import Precision
@@ -108,10 +108,9 @@ class Work:
 
     @property
     def _representative(self) -> int:
-        """Micro-batches: few whose number divides into rounds as the real one does. The schedules with all forward
-        passes first hold all of them."""
+        """Micro-batches of a step that holds as much."""
         few, degree = 8 * self.layout.pp, self.layout.pp
-        if self.micro_batches <= few or self.pipeline.schedule in ("gpipe", "looped_bfs"):
+        if self.micro_batches <= few or not repeats(self.pipeline, degree, self.micro_batches):
             return self.micro_batches
         return few + self.micro_batches % degree
 

@@ -66,6 +66,13 @@ def test_a_long_step_is_continued_as_it_would_be_simulated(
     assert short.busy == pytest.approx(whole.busy)
 
 
+def test_uneven_rounds_are_simulated_whole() -> None:
+    """Nine rounds of 17 micro-batches over 16 ranks: no shorter step has such rounds."""
+    found = timeline("interleaved_1f1b", 16, 2, 9 * 17)
+    assert len(found.events[0]) == 2 * 2 * 9 * 17
+    assert found.busy == [3.0 * 2 * 9 * 17] * 16
+
+
 def test_a_delay_between_stages_makes_the_first_round_longer() -> None:
     pipeline = PipelineConfig(schedule="1f1b")
     found = simulate(pipeline, 4, 8, duration, lambda _one, _other: 0.5)
