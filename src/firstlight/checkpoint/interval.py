@@ -1,10 +1,10 @@
 """When a save is due: by steps, by minutes, or as often as pays for the failures that are expected."""
 
-import math
 from collections.abc import Callable
 
 from firstlight.base.log import get_logger
 from firstlight.config.training import AUTO, CheckpointConfig
+from firstlight.layout.save_interval import young_daly_seconds
 
 _TOLD_CHANGE = 1.25
 """A new interval is worth a line when it is so many times the last one, or the other way round."""
@@ -67,16 +67,3 @@ class SaveInterval:
             f"checkpoints every {seconds:,.0f} s: a save keeps the step waiting for {cost:.3f} s, and a failure is "
             f"expected every {self._config.mean_hours_between_failures:g} hours (Young/Daly)"
         )
-
-
-def young_daly_seconds(cost: float, mean_time_between_failures: float) -> float:
-    """Seconds from one save to the next at which saving and lost work together take the least time.
-
-    `cost` is what a save takes from training. J. T. Daly, "A higher order estimate of the optimum checkpoint interval
-    for restart dumps", Future Generation Computer Systems 22 (2006), equation 37; its first term is Young's.
-    """
-    if cost >= 2 * mean_time_between_failures:
-        return mean_time_between_failures
-    ratio = cost / (2 * mean_time_between_failures)
-    young = math.sqrt(2 * cost * mean_time_between_failures)
-    return young * (1 + math.sqrt(ratio) / 3 + ratio / 9) - cost

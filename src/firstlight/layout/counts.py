@@ -1,6 +1,7 @@
 """Parameters and FLOPs from the model section alone."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from firstlight.config.model import (
     GroupedQueryAttention,
@@ -52,14 +53,19 @@ def count_parameters(model: ModelConfig) -> ParameterCounts:
     )
 
 
-def flops_per_token(model: ModelConfig, sequence_length: int) -> float:
+Convention = Literal["causal", "full"]
+"""How attention is counted: for the positions that a query sees, half of them, or for all, as some publications do."""
+
+
+def flops_per_token(model: ModelConfig, sequence_length: int, convention: Convention = "causal") -> float:
     """Floating-point operations of forward and backward for one token, without recomputation.
 
     Convention: 6 per activated matrix parameter, attention counted for the positions that a query sees (the causal
-    half; fewer where a window slides), embedding look-up not counted, output head (again for each MTP depth) counted.
+    half, or all; fewer where a window slides), embedding look-up not counted, output head (again for each MTP depth)
+    counted.
     """
     attention = model.attention
-    seen = sum(_seen_positions(model, layer, sequence_length) for layer in _layers(model))
+    seen = sum(seen_positions(model, layer, sequence_length, convention) for layer in _layers(model))
     scores = seen * attention.num_attention_heads * attention.score_widths
     return _FLOPS_PER_PARAMETER * (_whole(model).activated_matrices + scores)
 
@@ -85,14 +91,14 @@ def flops_by_part(model: ModelConfig, sequence_length: int) -> FlopsByPart:
 def _flops_of_layer(model: ModelConfig, layer: int, sequence_length: int) -> float:
     part = _attention(model) + _feed_forward(model, layer)
     attention = model.attention
-    scores = _seen_positions(model, layer, sequence_length) * attention.num_attention_heads * attention.score_widths
+    scores = seen_positions(model, layer, sequence_length) * attention.num_attention_heads * attention.score_widths
     return _FLOPS_PER_PARAMETER * (part.activated_matrices + scores)
 
 
-def _seen_positions(model: ModelConfig, layer: int, sequence_length: int) -> float:
+def seen_positions(model: ModelConfig, layer: int, sequence_length: int, convention: Convention = "causal") -> float:
     """How many positions a query of a layer sees, averaged over the sequence (half of it where there is no window)."""
     window = min(model.attention.window_of(layer) or sequence_length, sequence_length)
-    return window - window**2 / (2 * sequence_length)
+    return window if convention == "full" else window - window**2 / (2 * sequence_length)
 
 
 def _layers(model: ModelConfig) -> range:

@@ -42,24 +42,45 @@ def layers_traffic(
     model: ModelConfig, layout: Layout, step: StepShape, stage: Stage, recompute: NoRecompute | FullRecompute
 ) -> Iterator[Traffic]:
     """Of the layers of `stage`, its embedding and its head, for all micro-batches of a step."""
-    shape = _Shape(
+    calls = list(calls_of_ends(model, layout, step, stage))
+    for layer in layers_of(model, stage):
+        forward, backward = calls_of_layer(model, layout, step, layer, recompute)
+        calls += [*forward, *backward]
+    for one in calls:
+        yield calls_of(one.what, one.kind, one.axis, step.micro_batches * one.calls, one.bytes // one.calls)
+
+
+def layers_of(model: ModelConfig, stage: Stage) -> list[int]:
+    """The layers of `stage`, on the last one those of multi-token prediction, too."""
+    ahead = range(model.num_hidden_layers, model.num_hidden_layers + model.num_mtp_layers)
+    return [*stage.layers, *(ahead if stage.is_last else ())]
+
+
+def calls_of_layer(
+    model: ModelConfig, layout: Layout, step: StepShape, layer: int, recompute: NoRecompute | FullRecompute
+) -> tuple[list[Traffic], list[Traffic]]:
+    """Of a layer for one micro-batch: in the forward pass, and in the backward pass with what it computes again."""
+    shape = _shape(model, layout, step)
+    forward = [*_attention_forward(shape), *_feed_forward(shape, layer)]
+    backward = list(_backward(shape, forward))
+    if isinstance(recompute, FullRecompute) and recompute.layers.contains(layer):
+        backward += _again(shape, layer, forward, recompute)
+    return forward, backward
+
+
+def calls_of_ends(model: ModelConfig, layout: Layout, step: StepShape, stage: Stage) -> Iterator[Traffic]:
+    """Of embedding and head for one micro-batch, both passes together."""
+    yield from _ends(_shape(model, layout, step), stage)
+
+
+def _shape(model: ModelConfig, layout: Layout, step: StepShape) -> _Shape:
+    return _Shape(
         model=model,
         layout=layout,
         sequences=step.micro_batch_size,
         length=step.sequence_length // layout.cp,
         number_bytes=step.number_bytes,
     )
-    calls = [*_ends(shape, stage)]
-    layers = [*stage.layers]
-    if stage.is_last:
-        layers += range(model.num_hidden_layers, model.num_hidden_layers + model.num_mtp_layers)
-    for layer in layers:
-        forward = [*_attention_forward(shape), *_feed_forward(shape, layer)]
-        calls += [*forward, *_backward(shape, forward)]
-        if isinstance(recompute, FullRecompute) and recompute.layers.contains(layer):
-            calls += _again(shape, layer, forward, recompute)
-    for one in calls:
-        yield calls_of(one.what, one.kind, one.axis, step.micro_batches * one.calls, one.bytes // one.calls)
 
 
 def mixtures_of(model: ModelConfig, layers: Iterable[int]) -> int:

@@ -69,30 +69,35 @@ class Block:
 
 def parameters_of(model: ModelConfig) -> list[Parameter]:
     """All of them; a tied head is the embedding."""
+    found = _outside(model)
+    for layer in range(model.num_hidden_layers + model.num_mtp_layers):
+        found += parameters_of_layer(model, layer)
+    return found
+
+
+def _outside(model: ModelConfig) -> list[Parameter]:
+    """Those of no layer."""
     hidden, words = model.hidden_size, model.vocab_size
     outside = [_Tensor("embedding.weight", (words, hidden), "rows"), _Tensor("output_norm.weight", (hidden,))]
     if not model.tie_word_embeddings:
         outside.append(_Tensor("head.weight", (words, hidden), "rows"))
-    found = [_at(tensor, "", None) for tensor in outside]
-    for layer in range(model.num_hidden_layers):
-        found += [_at(tensor, f"layers.{layer}.", layer) for tensor in _layer(model, layer)]
-    for depth in range(model.num_mtp_layers):
-        layer = model.num_hidden_layers + depth
-        found += [_at(tensor, f"mtp.{depth}.", layer) for tensor in _mtp_layer(model, layer)]
-    return found
+    return [_at(tensor, "", None) for tensor in outside]
+
+
+def parameters_of_layer(model: ModelConfig, layer: int) -> list[Parameter]:
+    """Those of decoder layer `layer`, or of a layer of multi-token prediction, which are numbered after the last."""
+    depth = layer - model.num_hidden_layers
+    if depth >= 0:
+        return [_at(tensor, f"mtp.{depth}.", layer) for tensor in _mtp_layer(model, layer)]
+    return [_at(tensor, f"layers.{layer}.", layer) for tensor in _layer(model, layer)]
 
 
 def parameters_of_stage(model: ModelConfig, stage: Stage) -> list[Parameter]:
     """Those that `stage` has, a copy of the embedding among them: see `is_copy`."""
-    looks_up = stage.is_first or has_embedding_copy(model)
-    outside = {"embedding.weight": looks_up and (stage.is_first or stage.is_last)}
-
-    def is_here(one: Parameter) -> bool:
-        if one.layer is None:
-            return outside.get(one.name, stage.is_last)
-        return one.layer in stage.layers or (stage.is_last and one.layer >= model.num_hidden_layers)
-
-    return [one for one in parameters_of(model) if is_here(one)]
+    looks_up = stage.is_first or (stage.is_last and has_embedding_copy(model))
+    outside = [one for one in _outside(model) if (looks_up if one.name == "embedding.weight" else stage.is_last)]
+    ahead = range(model.num_hidden_layers, model.num_hidden_layers + model.num_mtp_layers) if stage.is_last else ()
+    return outside + [one for layer in (*stage.layers, *ahead) for one in parameters_of_layer(model, layer)]
 
 
 def has_embedding_copy(model: ModelConfig) -> bool:

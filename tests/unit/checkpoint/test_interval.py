@@ -7,9 +7,9 @@ import pytest
 
 from firstlight.base.peers import Alone, Peers
 from firstlight.checkpoint.checkpointer import Checkpointer
-from firstlight.checkpoint.interval import young_daly_seconds
 from firstlight.checkpoint.step_folder import candidates, step_of
 from firstlight.config.training import CheckpointConfig
+from firstlight.layout.save_interval import young_daly_seconds
 from tests.unit.checkpoint.disk import LocalDisk
 from tests.unit.checkpoint.state import State
 from tests.unit.resilience.peers import on_ranks

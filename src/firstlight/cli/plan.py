@@ -1,0 +1,75 @@
+"""`firstlight plan`: what a run will need and take, before any device is held; without torch."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firstlight.cli.config import Overrides
+from firstlight.cli.model import read_model
+from firstlight.config.load import load
+from firstlight.config.timeline import timeline_of
+
+if TYPE_CHECKING:
+    from firstlight.plan.forecast import Forecast
+
+PROFILES = "a100, ascend-910b, b200, cpu, gb200, h100, h200 or h800"
+"""As help says them; a test holds them to the files."""
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)],
+    hardware: Annotated[str, typer.Option(help=f"A profile ({PROFILES}), or a YAML file like one.")] = "h100",
+    world_size: Annotated[int, typer.Option(help="The number of processes, one for each device.", min=1)] = 1,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Also draw memory and pipeline as a page.", show_default=False)
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="metrics.jsonl of a run of this configuration, to fit the profile to.", show_default=False),
+    ] = None,
+    save_hardware: Annotated[
+        Path | None, typer.Option(help="Write the fitted profile, for --hardware.", show_default=False)
+    ] = None,
+) -> None:
+    """Predict memory, time and cost of a run. What does not fit is refused (exit code 2), with what would."""
+    from firstlight.plan.calibration import as_yaml, calibrated, measured_step_seconds
+    from firstlight.plan.cost import cost_of
+    from firstlight.plan.fit import require_memory
+    from firstlight.plan.forecast import forecast
+    from firstlight.plan.hardware import read_hardware
+    from firstlight.plan.report import as_text, as_values
+    from firstlight.plan.work import Work
+
+    loaded = load(config, overrides or (), read_model)
+    loaded.require_rules(world_size=world_size)
+    work, profile = Work.of(loaded.config, world_size), read_hardware(hardware)
+    if calibrate is not None:
+        profile = calibrated(profile, work, measured_step_seconds(calibrate), f"fitted to {calibrate}")
+    if save_hardware is not None:
+        save_hardware.write_text(as_yaml(profile), encoding="utf-8")
+    found = forecast(work, profile, loaded.config.offload)
+    cost = cost_of(found, float(timeline_of(loaded.config).tokens))
+    typer.echo(json.dumps(as_values(found, cost), indent=2) if as_json else as_text(found, cost))
+    if html is not None:
+        _draw(config.name, found, html)
+    require_memory(found, loaded.config.offload)
+
+
+def _draw(title: str, found: "Forecast", output: Path) -> None:
+    """Plotly takes a while to load."""
+    from firstlight.observe.plan_page import Bar, Block, write_plan
+
+    bars = [Bar(name=f"place {place}", parts=vars(one)) for place, one in enumerate(found.memory)]
+    blocks = [
+        Block(
+            rank=rank, begin=event.begin, end=event.end, kind=action.kind, stage=action.stage, number=action.micro_batch
+        )
+        for rank, events in enumerate(found.timeline.events)
+        for event in events
+        for action in event.slot
+    ]
+    write_plan(title, bars, found.hardware.memory_bytes.value, blocks, output)
