@@ -15,6 +15,7 @@ from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder, LossSums
 from firstlight.optim.schedule import number_at
 from firstlight.parallel.apply import routers
+from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.engine import PlainEngine, Work
 from firstlight.parallel.losses import Normalizers, RankSums, weigh
 from firstlight.parallel.rows import Rows
@@ -55,7 +56,7 @@ def work_of(
 ) -> Work:
     return Work(
         micro_batch_size=micro_batch_size,
-        autocast_dtype=autocast_dtype,
+        arithmetic=Arithmetic(product_dtype=autocast_dtype),
         sums=RankSums(layout=Layout(), over_ranks=lambda tensor: tensor * ranks),
         balancing=BiasBalancing(routers(model)),
     )

@@ -54,7 +54,7 @@ def _group() -> Iterator[None]:
 def engine_of(layout: Layout) -> tuple[Decoder, PlainEngine]:
     (model,) = build_parallel(CONFIG, layout, Keeping(), device=torch.device("cpu"), seed=1).stages
     sums = RankSums(layout=layout, over_ranks=lambda tensor: tensor)
-    work = Work(micro_batch_size=1, autocast_dtype=None, sums=sums, balancing=BiasBalancing({}))
+    work = Work(micro_batch_size=1, sums=sums, balancing=BiasBalancing({}))
     return model, PlainEngine(model, work)
 
 
