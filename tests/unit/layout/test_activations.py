@@ -124,7 +124,7 @@ def test_held_bytes_are_those_that_recomputation_leaves(name: str, kind: str, is
         # Autocast lets go of its casts of weights when it ends.
         with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
             out, load = decoder.layers[str(layer)](hidden, places)
-        given = [out] if load is None else [out, load.balance_loss, load.load_e]
+        given = [out] if load is None else [out, load.balance_loss, load.z_loss, load.load_e]
         after = held.now() - sum(one.untyped_storage().nbytes() for one in given)
     numbers = Numbers(product=2 if is_mixed else 4, has_fused_norms=False, pads_values=True)
     # The layer's input was there before.
