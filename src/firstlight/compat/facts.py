@@ -75,7 +75,7 @@ class Facts:
             return float(value)
         except (TypeError, ValueError):
             self.refuse(fact, "is no number")
-            return default
+            return float(default)
 
     def count(self, fact: str, default: int) -> int:
         """A whole number."""

@@ -70,23 +70,25 @@ class Matcher:
         row = row or (None if is_section else self._rows.get(key)) or self._rows.get(key + _ALL_BELOW)
         if row is not None:
             yield Written(key=key, value=value, origin=source.origin_of(place) or "", row=row)
-        elif is_section:
+        elif is_section and self._has_section(key):
             for name, item in value.items():
                 yield from self._walk(source, (*path, name), (*place, name), item)
-        elif value is None and any(known.startswith(f"{key}.") for known in self._rows):
+        elif value is None and self._has_section(key):
             return  # an empty section
         else:
             yield Unknown(
                 message=f"{key} is not a key of MindFormers that is known{self._advice(path)}{_at(source, place)}"
             )
 
+    def _has_section(self, key: str) -> bool:
+        return any(known.startswith(f"{key}.") for known in self._rows)
+
     def _advice(self, path: tuple[str, ...]) -> str:
         """The nearest key of the same section, or the sections that have a key of this name."""
-        section, name = ".".join(path[:-1]), path[-1]
+        prefix, name = "".join(f"{part}." for part in path[:-1]), path[-1]
+        beside = [key.removeprefix(prefix).split(".")[0] for key in self._rows if key.startswith(prefix)]
+        section = prefix.removesuffix(".")
         known = [key.removesuffix(_ALL_BELOW).rpartition(".") for key in self._rows]
-        beside = [last for parent, _, last in known if parent == section]
-        if not beside:
-            beside = [key.split(".")[len(path) - 1] for key in self._rows if key.count(".") >= len(path) - 1]
         nearest = _nearest(name, beside)
         owners = sorted({parent for parent, _, last in known if last == name and parent and parent != section})
         elsewhere = f"; it is a key of {' and '.join(owners[:3])}" if owners else ""

@@ -13,7 +13,7 @@ _WIDTH = 118
 
 def write_text(old: OldFile, facts: Facts, values: Mapping[str, Any], world_size: int | None) -> str:
     """YAML that `firstlight train` reads, with comments."""
-    lines = list(_head(old, world_size))
+    lines = _comment(_head(old, world_size))
     for section, content in values.items():
         for note in facts.notes:
             if note.section == section:
@@ -25,9 +25,9 @@ def write_text(old: OldFile, facts: Facts, values: Mapping[str, Any], world_size
     return "\n".join([*lines, *_left_out(facts)]) + "\n"
 
 
-def _head(old: OldFile, world_size: int | None) -> Iterator[str]:
+def _head(old: OldFile, world_size: int | None) -> str:
     processes = f", for {world_size} process{'es' if world_size > 1 else ''}" if world_size else ""
-    yield f"# Translated from {', '.join(old.texts)}: keys of MindFormers, {old.generation.value} schema{processes}."
+    return f"Translated from {', '.join(old.texts)}: keys of MindFormers, {old.generation.value} schema{processes}."
 
 
 def _comment(text: str) -> list[str]:

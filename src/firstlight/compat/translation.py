@@ -51,7 +51,13 @@ def translate(path: Path, *, world_size: int | None = None, count_rows: CountRow
     """
     old = read_old_file(path)
     facts = _facts_of(old, path)
-    values, needed = _sections(facts, world_size, count_rows)
+    values: dict[str, Any] = {}
+    needed = None
+    try:
+        values, needed = _sections(facts, world_size, count_rows)
+    except (TypeError, ValueError) as error:
+        # Of a value inside of a list or mapping; those that stand alone are asked for by kind.
+        facts.faults.append(f"a value is not of the kind that its key takes: {error}")
     if facts.faults:
         lines = "\n".join(f"  {fault}" for fault in dict.fromkeys(facts.faults))
         count = len(set(facts.faults))
