@@ -27,16 +27,13 @@ _LOADER: Rows = (
         "name",
         "split",
         "streaming",
-        "handler",
         "handler.**",
         "adaptor_config.**",
         "packing",
         "data_files",
-        "tokenizer",
         "tokenizer.**",
         "dataset_ratios",
         "samples_count",
-        "sub_data_loader",
         "sub_data_loader.**",
         "sub_data_loader_args.**",
         "size",
@@ -108,7 +105,7 @@ DATASET_ROWS: Rows = (
     *converted("repeat", "training.steps", "a factor of the samples of an epoch", "repeat"),
     *refused("sequences have one length", "dynamic_batch", "divisor", "remainder", "pad_token_id"),
     *refused("documents of MindRecord rows are not told apart", "eod_reset", "eod_token_id"),
-    *refused("tasks with instructions are not for pretraining", "tokenizer", "tokenizer.**", "text_col", "is_align"),
+    *refused("tasks with instructions are not for pretraining", "tokenizer.**", "text_col", "is_align"),
 )
 
 PYNATIVE_DATASET_ROWS: Rows = (

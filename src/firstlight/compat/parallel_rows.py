@@ -157,11 +157,10 @@ SWAP_ROWS: Rows = (
         "swapped_layers",
         "offload.activations",
         "the range that holds them all",
-        "layer_swap",
         "layer_swap.**",
         "cpu_offloading_num_layers",
     ),
-    *ignored("whole layers are offloaded, not operators", "op_swap", "op_swap.**"),
+    *ignored("whole layers are offloaded, not operators", "op_swap.**"),
     *ignored("prefetching is automatic", "default_prefetch"),
 )
 
@@ -226,19 +225,18 @@ PYNATIVE_RECOMPUTE_ROWS: Rows = (
         "recompute.modules",
         "attention, feed_forward, experts, shared_expert by the parts of their paths",
         "select_module.**",
-        "select_module",
     ),
     *ignored("results that are kept are chosen by recompute.kept", "exclude_op"),
 )
 
 PYNATIVE_SWAP_ROWS: Rows = (
     *converted("swap", "offload.activations", "the layers that layer_swap names, or all", "enable"),
-    *converted("swapped_layers", "offload.activations", "the range that holds them all", "layer_swap", "layer_swap.**"),
-    *ignored("whole layers are offloaded, not operators", "op_swap", "op_swap.**"),
+    *converted("swapped_layers", "offload.activations", "the range that holds them all", "layer_swap.**"),
+    *ignored("whole layers are offloaded, not operators", "op_swap.**"),
     *ignored("prefetching is automatic", "default_prefetch"),
 )
 
 PYNATIVE_RECOMPUTE_COMM_ROWS: Rows = (
     *converted("communication_is_repeated", "recompute.communication", "repeated where true", "enable"),
-    *ignored("all collectives of a layer are treated alike", "select_module", "select_module.**"),
+    *ignored("all collectives of a layer are treated alike", "select_module.**"),
 )

@@ -149,7 +149,6 @@ GROUPED_ROWS: Rows = (
         "grouped_rates",
         "optimizer.groups",
         "schedules of one shape, with learning_rate_ratio",
-        "grouped",
         "grouped.**",
     ),
 )
@@ -159,11 +158,10 @@ WRAPPER_ROWS: Rows = (
     *renamed("max_grad_norm", "optimizer.max_grad_norm", "max_grad_norm"),
     *ignored(
         "bf16 and fp32 need no loss scale; a step whose gradients are not finite is skipped",
-        "scale_sense",
         "scale_sense.**",
     ),
     *ignored("the step is what the layout and the batch make it", "type", "sink_size"),
-    *ignored("norms of the parts are in the metrics", "local_norm"),
+    *ignored("the norm of all gradients is in the metrics", "local_norm"),
     *ignored("the mean is over all tokens of the global batch", "calculate_per_token_loss"),
 )
 

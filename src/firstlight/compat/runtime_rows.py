@@ -38,9 +38,9 @@ GENERAL_ROWS: Rows = (
     *ignored("losses are always shown apart", "print_separate_loss"),
     *ignored("checks are always on: a step that is not finite is skipped", "check_for_nan_in_loss_and_grad"),
     *ignored("the mean is over all tokens of the global batch", "calculate_per_token_loss"),
-    *ignored("a run stops by itself when it is told to", "use_graceful_exit", "graceful_exit.**"),
+    *ignored("a run that is told to end saves and ends", "use_graceful_exit", "graceful_exit.**"),
     *ignored(
-        "the health of a checkpoint is its step's loss and norm",
+        "weights that are not finite mark a checkpoint as unhealthy",
         "use_checkpoint_health_monitor",
         "health_ckpts_record_dir",
     ),
@@ -97,7 +97,6 @@ CONTEXT_ROWS: Rows = (
         "max_device_memory",
         "mempool_block_size",
         "memory_optimize_level",
-        "memory_offload",
         "memory_offload.**",
     ),
     *ignored(
@@ -113,7 +112,6 @@ CONTEXT_ROWS: Rows = (
         "runtime_num_threads",
         "pynative_synchronize",
         "precompile_only",
-        "affinity_cpu_list",
         "affinity_cpu_list.**",
         "affinity_config.**",
         "print_file_path",
@@ -127,9 +125,8 @@ CONTEXT_ROWS: Rows = (
         "one rank of a group reads, where that is faster",
         "dataset_broadcast_opt_level",
         "parallel_speed_up_json_path",
-        "dataset_broadcast_opt_level.**",
     ),
-    *ignored("a run stops by itself when it is told to", "use_graceful_exit"),
+    *ignored("a run that is told to end saves and ends", "use_graceful_exit"),
 )
 
 MODEL_ARCH_ROWS: Rows = (
@@ -141,7 +138,6 @@ LEGACY_TYPE_ROWS: Rows = converted("legacy_config", "model.family", "the model's
 
 WATCH_ROWS: Rows = (
     *ignored(_METRICS, "tensorboard.**", "monitor_config.**", "metric.**", "eval_callbacks.**"),
-    *ignored(_METRICS, "tensorboard", "monitor_config", "metric", "eval_callbacks", "grouped_lr_schedule"),
     *converted(
         "tokenizer_file",
         "data.tokenizer",
@@ -160,5 +156,5 @@ PYNATIVE_WATCH_ROWS: Rows = (
     *ignored("MindFormers declares it and does not read it", "monitor.health_checkpoint.**"),
     *ignored(_METRICS, "monitor.train_state.**", "monitor.tensorboard.**", "monitor.moe_monitor.**"),
     *ignored(_PROFILE, "profiler.**"),
-    *refused("LoRA and other adapters are for finetuning", "lora_config.**", "lora_config"),
+    *refused("LoRA and other adapters are for finetuning", "lora_config.**"),
 )

@@ -51,7 +51,7 @@ _MONITOR_ROWS: Rows = (
     *ignored("checkpoint.keep_every_steps keeps some for ever", "keep_checkpoint_per_n_minutes"),
     *ignored("a run that fails goes on from its last checkpoint", "exception_save", "need_remove_extra_ckpt"),
     *ignored(
-        "the health of a checkpoint is its step's loss and norm",
+        "weights that are not finite mark a checkpoint as unhealthy",
         "embedding_size",
         "embedding_local_norm_threshold",
         "use_checkpoint_health_monitor",
