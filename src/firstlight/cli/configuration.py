@@ -43,6 +43,8 @@ class Configuration:
     world_size: int
     """The processes it is read for."""
     beside: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a translation did otherwise than the file says."""
 
 
 def chosen_file(file: Path | None, config: Path | None) -> Path:
@@ -61,9 +63,8 @@ def read_configuration(path: Path, overrides: Sequence[str], world_size: int | N
     Without `world_size` it is that of the MindFormers file, or 1.
     `overrides` are laid over the keys of our schema in either case.
     """
-    source = read_source(path)
-    if not is_mindformers(source.values):
-        loaded = load_source(source, str(path), overrides, read_model)
+    if not is_mindformers(read_source(path, allows_repeats=True).values):
+        loaded = load_source(read_source(path), str(path), overrides, read_model)
         return Configuration(loaded=loaded, world_size=world_size or 1)
     translated = translate(path, world_size=world_size, count_rows=count_rows)
     native = Source(values=translated.values, origins=dict(translated.origins))
@@ -73,6 +74,7 @@ def read_configuration(path: Path, overrides: Sequence[str], world_size: int | N
         loaded=loaded,
         world_size=world_size or translated.world_size or 1,
         beside={**beside, TRANSLATED: translated.text},
+        notes=translated.notes,
     )
 
 

@@ -82,6 +82,9 @@ def _launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
 def _run(read: Configuration, world: World, accepted: list[str]) -> int:
     from firstlight.train.train import train as train_rank
 
+    if world.rank == 0:
+        for note in read.notes:
+            log.get_logger().warning("translated: %s", note)
     exit_code = FirstlightError.exit_code
     try:
         outcome = train_rank(read.loaded.config, world, accepted, beside=read.beside)

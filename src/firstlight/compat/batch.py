@@ -109,6 +109,6 @@ def _samples(facts: Facts, count_rows: CountRows) -> int | None:
         return int(sizes[0])
     if facts.has("num_samples"):
         return facts.count("num_samples", 1)
-    counted = [count_rows(Path(path)) for path in facts.words("mindrecord_paths")]
+    counted = [count_rows(Path(path)) for path in facts.words("mindrecord_paths") if path]
     known = [count for count in counted if count is not None]
     return sum(known) if known and len(known) == len(counted) else None

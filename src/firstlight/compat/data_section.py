@@ -9,6 +9,7 @@ from firstlight.compat.old_file import Generation
 Section = dict[str, Any]
 _MEGATRON = "BlendedMegatronDatasetDataLoader"
 _MINDRECORD = ("MindDataset", "TFRecordDataset")
+_UNNAMED = "name-the-data-set.mindrecord"
 _DEFAULT_SEED = 1234
 """What GPTDataset takes where no seed is written."""
 
@@ -125,7 +126,8 @@ def _documents_are_apart(facts: Facts) -> bool:
 def _mindrecord(facts: Facts) -> Section:
     paths = [path for path in facts.words("mindrecord_paths") if path] if facts.has("mindrecord_paths") else []
     if not paths:
-        facts.faults.append("the data set has no dataset_dir or dataset_files; name the MindRecord set")
+        paths = [_UNNAMED]
+        facts.note("data", "dataset_dir is empty: name the MindRecord set in data.train.sources", "mindrecord_paths")
     source: Section = {"kind": "mindrecord"}
     if "labels" in facts.words("columns"):
         source["labels_column"] = "labels"

@@ -77,10 +77,9 @@ def _router(facts: Facts, defaults: Defaults, family: str) -> dict[str, Any]:
         "num_experts_per_tok": _count(facts, defaults, "num_experts_per_tok"),
         "norm_topk_prob": _is_normalised(facts, defaults, scoring, family),
     }
-    groups = facts.count("n_group", defaults.get("n_group") or 1) or 1
-    if groups > 1:
-        router["n_group"] = groups
-        router["topk_group"] = facts.count("topk_group", defaults.get("topk_group") or 1) or 1
+    router |= _groups(facts, defaults)
+    if facts.number("router_z_loss", 0.0):
+        facts.note("model", "the z-loss of the router is left out: it is not there", "router_z_loss")
     factor = facts.number("routed_scaling_factor", defaults["routed_scaling_factor"])
     if factor != 1.0 and scoring == "softmax" and family != "deepseek_v2":
         facts.note(
@@ -96,6 +95,16 @@ def _router(facts: Facts, defaults: Defaults, family: str) -> dict[str, Any]:
     if facts.is_on("forced_balance"):
         router["force_balance"] = "round_robin"
     return router
+
+
+def _groups(facts: Facts, defaults: Defaults) -> dict[str, int]:
+    groups = facts.count("n_group", defaults.get("n_group") or 1) or 1
+    if groups <= 1:
+        return {}
+    if facts.generation is Generation.LEGACY and not str(facts.value("choice", "greedy")).startswith("group_limited"):
+        facts.note("model", f"n_group = {groups} is read with topk_method group_limited_greedy alone", "n_group")
+        return {}
+    return {"n_group": groups, "topk_group": facts.count("topk_group", defaults.get("topk_group") or 1) or 1}
 
 
 def _scoring(facts: Facts, family: str) -> str:

@@ -146,6 +146,7 @@ MODEL_ROWS: Rows = (
         "rotary_dtype",
         "fp32_residual_connection",
         "residual_dtype",
+        "embedding_init_type",
     ),
     *ignored(
         _KERNEL,

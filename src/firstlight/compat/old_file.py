@@ -74,7 +74,7 @@ def _with_bases(path: Path, texts: dict[str, str], above: tuple[Path, ...]) -> S
     here = path.resolve()
     if here in above:
         raise InputError(f"{path}: {_BASE} leads back to this file")
-    source = read_source(path)
+    source = read_source(path, allows_repeats=True)
     texts.setdefault(path.name, path.read_text(encoding="utf-8"))
     bases = source.values.pop(_BASE, None) or []
     merged = Source(values={})

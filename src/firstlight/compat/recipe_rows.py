@@ -160,6 +160,7 @@ WRAPPER_ROWS: Rows = (
         "bf16 and fp32 need no loss scale; a step whose gradients are not finite is skipped",
         "scale_sense.**",
     ),
+    *ignored("checks are always on: a step that is not finite is skipped", "enable_check_overflow"),
     *ignored("the step is what the layout and the batch make it", "type", "sink_size"),
     *ignored("the norm of all gradients is in the metrics", "local_norm"),
     *ignored("the mean is over all tokens of the global batch", "calculate_per_token_loss"),

@@ -134,7 +134,20 @@ ROUTER_ROWS: Rows = (
         "output_router_logits",
     ),
     *ignored("the router is always computed in fp32", "router_dense_type", "moe_router_dtype"),
-    *ignored("follows from the router's kind", "topk_method", "routing_policy"),
+    *converted(
+        "choice",
+        "model.feed_forward.router.n_group",
+        "a legacy file chooses among groups with group_limited_greedy alone",
+        "topk_method",
+    ),
+    *converted(
+        "router_z_loss",
+        "model.feed_forward.router",
+        "a z-loss of the router is not there; it is left out, and said aloud",
+        "z_loss_factor",
+        "moe_z_loss_coeff",
+    ),
+    *ignored("follows from the router's kind", "routing_policy"),
     *ignored(
         _DROPLESS,
         "enable_sdrop",
@@ -177,7 +190,6 @@ ROUTER_ROWS: Rows = (
     ),
     *refused("experts are not relocated", "enable_cold_hot_expert", "enable_expert_relocation"),
     *refused("the shared expert has no gate", "use_shared_expert_gating"),
-    *refused("a z-loss of the router is not there", "z_loss_factor", "moe_z_loss_coeff"),
     *refused("hash routing is not there", "moe_n_hash_layers", "num_hash_layers", unless=OFF),
 )
 

@@ -37,6 +37,8 @@ class Translation:
     """The processes that the file is written for; None where it takes any number."""
     old_texts: Mapping[str, str]
     """The files that it was read from, by name."""
+    notes: tuple[str, ...]
+    """What is done otherwise than it is written there."""
 
 
 def not_counted(_path: Path) -> int | None:
@@ -68,6 +70,7 @@ def translate(path: Path, *, world_size: int | None = None, count_rows: CountRow
         text=write_text(old, facts, values, needed),
         world_size=needed,
         old_texts=old.texts,
+        notes=tuple(note.text for note in facts.notes),
     )
 
 

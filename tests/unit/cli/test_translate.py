@@ -99,6 +99,7 @@ def test_two_files_are_one_too_many(run: TinyRun) -> None:
 def test_a_run_from_an_old_file_keeps_it_with_its_translation(run: TinyRun, tmp_path: Path) -> None:
     done = run.firstlight("train", "old.yaml", "--set", f"training.output_folder={tmp_path}")
     assert done.returncode == 0, done.stderr
+    assert "translated: the seed is that of the data's order, 7" in done.stderr
     assert (tmp_path / "mindformers-old.yaml").read_text() == OLD_YAML
     kept = (tmp_path / "translated.yaml").read_text()
     assert kept == ask(run.folder, "translate", "old.yaml").out

@@ -163,6 +163,13 @@ def test_what_is_left_out_or_done_otherwise_is_said_aloud(
     assert what in said
 
 
+def test_a_key_may_be_repeated_with_the_same_value_only(tmp_path: Path) -> None:
+    text = changed(CORE, "    vocab_size: 512", "    vocab_size: 512\n    qk_layernorm: True\n    qk_layernorm: True")
+    assert translated(tmp_path, text).values["model"]["attention"]["qk_norm"] == "per_head"
+    with pytest.raises(InputError, match=r"qk_layernorm is there twice, with different values \(old.yaml:10 and 11\)"):
+        translated(tmp_path, changed(text, "True\n    qk_layernorm: True", "True\n    qk_layernorm: False"))
+
+
 def test_the_text_is_the_values(tmp_path: Path) -> None:
     translation = translated(tmp_path, LEGACY)
     path = tmp_path / "new.yaml"

@@ -205,6 +205,26 @@ def test_experts_of_a_legacy_file(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("method", "groups"), [("group_limited_greedy", {"n_group": 4, "topk_group": 2}), ("greedy", {})]
+)
+def test_a_legacy_file_chooses_among_groups_where_it_says_so(
+    tmp_path: Path, method: str, groups: dict[str, int]
+) -> None:
+    text = changed(LEGACY, "  use_gmm: True", f"  n_group: 4\n  topk_group: 2\n  topk_method: {method}")
+    router = section(tmp_path, "model", text)["feed_forward"]["router"]
+    assert {key: router[key] for key in ("n_group", "topk_group") if key in router} == groups
+
+
+def test_losses_that_are_not_there_are_said_aloud(tmp_path: Path) -> None:
+    text = changed(LEGACY, "aux_loss_types: [expert]", "aux_loss_types: [expert, device]\n  z_loss_factor: 0.01")
+    text = changed(text, "aux_loss_factors: [0.0003]", "aux_loss_factors: [0.0003, 0.05]")
+    translation = translated(tmp_path, text)
+    assert translation.values["model"]["feed_forward"]["router"]["sequence_balance_loss"] == 0.0003
+    assert any("z-loss of the router is left out" in note for note in translation.notes)
+    assert any("the loss of the type device, between devices, is left out" in note for note in translation.notes)
+
+
 def test_a_bias_that_is_off_does_not_move(tmp_path: Path) -> None:
     text = changed(LEGACY, "balance_via_topk_bias: True", "balance_via_topk_bias: False")
     assert section(tmp_path, "model", text)["feed_forward"]["router"]["bias_update_rate"] == 0
@@ -311,6 +331,12 @@ def test_the_optimizer(tmp_path: Path) -> None:
     found = section(tmp_path, "optimizer", plain)
     assert (found["weight_decay"], found["max_grad_norm"], found["betas"]) == (0.0, None, [0.9, 0.999])
     assert section(tmp_path, "optimizer", PYNATIVE, 8)["weight_decay"] == 0.01
+
+
+def test_a_data_set_without_a_name_is_to_be_named(tmp_path: Path) -> None:
+    text = with_lines(CORE, train_dataset="{data_loader: {type: MindDataset, dataset_dir: '', shuffle: False}}")
+    assert section(tmp_path, "data", text)["train"]["sources"][0]["path"] == "name-the-data-set.mindrecord"
+    assert any("dataset_dir is empty: name the MindRecord set" in note for note in translated(tmp_path, text).notes)
 
 
 def test_muon(tmp_path: Path) -> None:
