@@ -6,6 +6,7 @@ from pathlib import Path
 
 from firstlight.compat.facts import Facts
 from firstlight.compat.layout_section import Degrees
+from firstlight.compat.mindrecord_paths import mindrecord_sets
 from firstlight.compat.old_file import Generation
 
 CountRows = Callable[[Path], int | None]
@@ -109,6 +110,6 @@ def _samples(facts: Facts, count_rows: CountRows) -> int | None:
         return int(sizes[0])
     if facts.has("num_samples"):
         return facts.count("num_samples", 1)
-    counted = [count_rows(Path(path)) for path in facts.words("mindrecord_paths") if path]
+    counted = [count_rows(Path(path)) for path in mindrecord_sets(facts.words("mindrecord_paths"))]
     known = [count for count in counted if count is not None]
     return sum(known) if known and len(known) == len(counted) else None

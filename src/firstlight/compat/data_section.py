@@ -4,6 +4,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from firstlight.compat.facts import Facts
+from firstlight.compat.mindrecord_paths import mindrecord_sets
 from firstlight.compat.old_file import Generation
 
 Section = dict[str, Any]
@@ -124,13 +125,16 @@ def _documents_are_apart(facts: Facts) -> bool:
 
 
 def _mindrecord(facts: Facts) -> Section:
-    paths = [path for path in facts.words("mindrecord_paths") if path] if facts.has("mindrecord_paths") else []
+    paths = mindrecord_sets(facts.words("mindrecord_paths")) if facts.has("mindrecord_paths") else []
     if not paths:
         paths = [_UNNAMED]
         facts.note("data", "dataset_dir is empty: name the MindRecord set in data.train.sources", "mindrecord_paths")
     source: Section = {"kind": "mindrecord"}
     if "labels" in facts.words("columns"):
         source["labels_column"] = "labels"
+    if len(paths) > 1:
+        source["weight"] = None
+        facts.note("data", "the sets of a folder are mixed, and all of them read equally often", "mindrecord_paths")
     order = "permuted" if facts.is_on("is_shuffled") else "sequential"
     return {"sources": [{**source, "path": path} for path in paths], "order": order}
 

@@ -333,6 +333,29 @@ def test_the_optimizer(tmp_path: Path) -> None:
     assert section(tmp_path, "optimizer", PYNATIVE, 8)["weight_decay"] == 0.01
 
 
+def test_a_folder_is_searched_for_mindrecord_sets(tmp_path: Path) -> None:
+    for name in (
+        "b.mindrecord",
+        "b.mindrecord.db",
+        "a/c.mindrecord0",
+        "a/c.mindrecord1",
+        "a/c.mindrecord0.db",
+        "x.txt",
+    ):
+        (tmp_path / "sets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sets" / name).touch()
+    loader = f"{{type: MindDataset, dataset_dir: {tmp_path / 'sets'}, shuffle: True}}"
+    text = with_lines(CORE, train_dataset=f"{{data_loader: {loader}}}")
+    translation = translated(
+        tmp_path, text, count_rows=lambda path: {"b.mindrecord": 100, "c.mindrecord": 50}[path.name]
+    )
+    assert translation.values["training"]["steps"] == 150 // 12
+    assert translation.values["data"]["train"]["sources"] == [
+        {"kind": "mindrecord", "weight": None, "path": str(tmp_path / "sets" / name)}
+        for name in ("a/c.mindrecord", "b.mindrecord")
+    ]
+
+
 def test_a_data_set_without_a_name_is_to_be_named(tmp_path: Path) -> None:
     text = with_lines(CORE, train_dataset="{data_loader: {type: MindDataset, dataset_dir: '', shuffle: False}}")
     assert section(tmp_path, "data", text)["train"]["sources"][0]["path"] == "name-the-data-set.mindrecord"
