@@ -30,9 +30,10 @@ bench: $(STAMP)  ## Run every benchmark in benchmarks/
 	@compgen -G 'benchmarks/bench_*.py' >/dev/null || { echo "bench: no benchmarks/bench_*.py to run" >&2; exit 1; }
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
-docs: $(STAMP)  ## Write the reference and the table of layouts
+docs: $(STAMP)  ## Write the reference, the tables of layouts and of MindFormers' keys
 	$(BIN)/python scripts/write_reference.py
 	$(BIN)/python scripts/write_layouts.py
+	$(BIN)/python scripts/write_translation.py
 
 clean:  ## Remove .venv, caches, builds and the quickstart's runs
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -9,7 +9,7 @@ import pytest
 from tests.architecture.sources import PACKAGE, ROOT
 
 TABLE = ROOT / "docs" / "development" / "rooms.md"
-TORCH_FREE = ("base", "config", "layout", "resilience", "plan", "data")
+TORCH_FREE = ("base", "config", "layout", "compat", "resilience", "plan", "data")
 
 IMPORT_WITHOUT_TORCH = """
 import importlib, pkgutil, sys

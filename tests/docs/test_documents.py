@@ -83,8 +83,33 @@ def test_the_table_of_layouts_is_that_of_the_arithmetic():
     assert written == script["page"](written), "run `make docs`"
 
 
+def test_the_tables_of_mindformers_keys_are_those_of_the_translation():
+    written = (ROOT / "docs" / "guides" / "from-mindspore-transformers.md").read_text()
+    script = runpy.run_path(str(ROOT / "scripts" / "write_translation.py"))
+    assert written == script["page"](written), "run `make docs`"
+
+
+@pytest.mark.parametrize(("size", "processes"), [("1b", 8), ("671b", 1024)])
+def test_translated_examples_are_those_of_the_translation(size: str, processes: int):
+    script = runpy.run_path(str(ROOT / "scripts" / "write_translation.py"))
+    path = ROOT / "examples" / "from-mindformers" / f"pretrain_deepseek3_{size}.yaml"
+    assert path.read_text() == script["example"](size), "run `make docs`"
+    load(path).require_rules(world_size=processes)
+
+
 def test_help_names_every_verb_and_the_exit_codes():
     output = CliRunner().invoke(app, ["--help"]).output
-    for verb in ("tokenizer", "prepare", "train", "evaluate", "generate", "export", "convert", "report", "config"):
+    for verb in (
+        "tokenizer",
+        "prepare",
+        "train",
+        "evaluate",
+        "generate",
+        "export",
+        "convert",
+        "translate",
+        "report",
+        "config",
+    ):
         assert verb in output
     assert "75 preempted and saved" in " ".join(output.split())

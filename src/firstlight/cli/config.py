@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from firstlight.base.errors import InputError
+from firstlight.cli.configuration import ConfigFile, File, Overrides, WorldSize, chosen_file, read_configuration
 from firstlight.cli.model import read_model
-from firstlight.config.load import dump, dump_section, load
+from firstlight.config.load import dump, dump_section
 from firstlight.config.scheduled_numbers import scheduled_numbers
 from firstlight.config.schema import RunConfig
 from firstlight.config.timeline import Stretch, Timeline, sequence_lengths, timeline_of
@@ -22,46 +23,47 @@ from firstlight.optim.schedule import number_at
 
 app = typer.Typer(no_args_is_help=True, help="Show, check or describe a run's configuration.")
 
-ConfigFile = Annotated[Path, typer.Option("--config", "-c", help="The run's YAML file.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, as optimizer.learning_rate=1e-3. Repeatable."),
-]
-WorldSize = Annotated[int, typer.Option(help="The number of processes to check for.", min=1)]
-
 
 @app.command()
-def show(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize = 1) -> None:
+def show(
+    file: File = None, config: ConfigFile = None, overrides: Overrides = None, world_size: WorldSize = None
+) -> None:
     """Print the configuration with every default, and what follows from it."""
-    loaded = load(config, overrides or (), read_model)
-    loaded.require_rules(world_size=world_size)
-    typer.echo(dump(loaded.config), nl=False)
-    for line in derived_facts(loaded.config, world_size):
+    read = read_configuration(chosen_file(file, config), overrides or (), world_size)
+    read.loaded.require_rules(world_size=read.world_size)
+    typer.echo(dump(read.loaded.config), nl=False)
+    for line in derived_facts(read.loaded.config, read.world_size):
         typer.echo(f"# {line}")
 
 
 @app.command()
-def check(config: ConfigFile, overrides: Overrides = None, world_size: WorldSize = 1) -> None:
+def check(
+    file: File = None, config: ConfigFile = None, overrides: Overrides = None, world_size: WorldSize = None
+) -> None:
     """Check keys, values, rules and files; exit code 2 with every fault when something is wrong."""
-    loaded = load(config, overrides or (), read_model)
-    loaded.require_rules(world_size=world_size)
-    check_files(loaded.config)
-    typer.echo(f"{config} is valid for {world_size} process(es)")
+    chosen = chosen_file(file, config)
+    read = read_configuration(chosen, overrides or (), world_size)
+    read.loaded.require_rules(world_size=read.world_size)
+    check_files(read.loaded.config)
+    typer.echo(f"{chosen} is valid for {read.world_size} process(es)")
 
 
 @app.command()
 def schedule(
-    config: ConfigFile,
+    file: File = None,
+    config: ConfigFile = None,
     overrides: Overrides = None,
-    world_size: WorldSize = 1,
+    world_size: WorldSize = None,
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("schedule.html"),
 ) -> None:
     """Draw the learning rate, and every other number that changes over the run, as one HTML page."""
     # Plotly takes a while to load, and the other verbs have no need of it.
     from firstlight.observe.schedule_page import Course, write_schedule
 
-    loaded = load(config, overrides or (), read_model)
-    loaded.require_rules(world_size=world_size)
+    chosen = chosen_file(file, config)
+    read = read_configuration(chosen, overrides or (), world_size)
+    loaded = read.loaded
+    loaded.require_rules(world_size=read.world_size)
     timeline = timeline_of(loaded.config)
     courses = [
         Course(name=name, value_at=number_at(number, timeline), description=number.schedule.type)
@@ -80,7 +82,7 @@ def schedule(
                 description="tokens of a sequence",
             ),
         ]
-    typer.echo(write_schedule(config.name, courses, timeline, output))
+    typer.echo(write_schedule(chosen.name, courses, timeline, output))
 
 
 @app.command("from-hf")

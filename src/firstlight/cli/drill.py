@@ -9,18 +9,17 @@ import typer
 
 from firstlight.base import log
 from firstlight.base.errors import InputError
-from firstlight.cli.config import ConfigFile, Overrides
-from firstlight.cli.model import read_model
+from firstlight.cli.configuration import ConfigFile, File, Overrides, chosen_file, read_configuration
 from firstlight.cli.train import launch
 from firstlight.config.faults import KINDS
-from firstlight.config.load import load
 
 _ENDING = ("kill", "stop", "segfault", "hold_interpreter", "raise", "hang")
 """Those that a restart answers."""
 
 
 def drill(
-    config: ConfigFile,
+    file: File = None,
+    config: ConfigFile = None,
     overrides: Overrides = None,
     nproc_per_node: Annotated[int, typer.Option("--nproc-per-node", min=2, help="Processes on this machine.")] = 2,
     faults: Annotated[str, typer.Option(help=f"Of {', '.join(KINDS)}; separated by commas.")] = ",".join(_ENDING),
@@ -37,16 +36,16 @@ def drill(
         raise InputError(
             f"--faults {faults}: {', '.join(unknown) or 'nothing'} is no fault; choose of {', '.join(KINDS)}"
         )
-    given = list(overrides or ())
-    steps = load(config, given, read_model).config.training
+    chosen, given = chosen_file(file, config), list(overrides or ())
+    steps = read_configuration(chosen, given, nproc_per_node).loaded.config.training
     planned = _planned(kinds, last_step=steps.steps, num_ranks=nproc_per_node, seed=seed)
     folder = steps.output_folder.with_name(f"{steps.output_folder.name}-drill")
     given += [f"resilience.inject=[{', '.join(planned)}]", f"training.output_folder={folder}"]
-    loaded = load(config, given, read_model)
+    loaded = read_configuration(chosen, given, nproc_per_node).loaded
     if loaded.config.resilience.snapshot_every_steps == 0:
         given.append("resilience.snapshot_every_steps=1")
-        loaded = load(config, given, read_model)
-    sys.exit(launch(loaded, ["train", "--config", str(config), *_flags(given)], nproc_per_node))
+        loaded = read_configuration(chosen, given, nproc_per_node).loaded
+    sys.exit(launch(loaded, ["train", "--config", str(chosen), *_flags(given)], nproc_per_node))
 
 
 def _planned(kinds: Sequence[str], *, last_step: int, num_ranks: int, seed: int) -> list[str]:

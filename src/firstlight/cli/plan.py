@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from firstlight.cli.config import Overrides
-from firstlight.cli.model import read_model
-from firstlight.config.load import load
+from firstlight.cli.configuration import Overrides, WorldSize, read_configuration
 from firstlight.config.timeline import timeline_of
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ PROFILES = "a100, ascend-910b, b200, cpu, gb200, h100, h200 or h800"
 def plan(
     config: Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)],
     hardware: Annotated[str, typer.Option(help=f"A profile ({PROFILES}), or a YAML file like one.")] = "h100",
-    world_size: Annotated[int, typer.Option(help="The number of processes, one for each device.", min=1)] = 1,
+    world_size: WorldSize = None,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     html: Annotated[
@@ -44,9 +42,10 @@ def plan(
     from firstlight.plan.report import as_text, as_values
     from firstlight.plan.work import Work
 
-    loaded = load(config, overrides or (), read_model)
-    loaded.require_rules(world_size=world_size)
-    work, profile = Work.of(loaded.config, world_size), read_hardware(hardware)
+    read = read_configuration(config, overrides or (), world_size)
+    loaded = read.loaded
+    loaded.require_rules(world_size=read.world_size)
+    work, profile = Work.of(loaded.config, read.world_size), read_hardware(hardware)
     if calibrate is not None:
         profile = calibrated(profile, work, measured_step_seconds(calibrate), f"fitted to {calibrate}")
     if save_hardware is not None:

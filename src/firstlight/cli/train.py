@@ -10,9 +10,9 @@ from firstlight.base import log
 from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.failure import failures_reported
 from firstlight.base.world import World, leave_exit_code
-from firstlight.cli.config import ConfigFile, Overrides, check_files
-from firstlight.cli.model import read_model
-from firstlight.config.load import Loaded, load
+from firstlight.cli.config import check_files
+from firstlight.cli.configuration import ConfigFile, Configuration, File, Overrides, chosen_file, read_configuration
+from firstlight.config.load import Loaded
 from firstlight.launch.parent import die_with, write_stacks_when_asked
 
 if TYPE_CHECKING:
@@ -35,27 +35,32 @@ Accepted = Annotated[
 
 
 def train(
-    config: ConfigFile,
+    file: File = None,
+    config: ConfigFile = None,
     overrides: Overrides = None,
     nproc_per_node: NumProcesses = None,
     accept_change: Accepted = None,
 ) -> None:
-    """Train from a YAML file. Started again with the same command, a run goes on from its last checkpoint."""
+    """Train from a YAML file. Started again with the same command, a run goes on from its last checkpoint.
+
+    A YAML file of MindFormers is translated first, as `firstlight translate` shows.
+    """
+    chosen = chosen_file(file, config)
     world = World.from_environment()
     log.set_up(rank=world.rank)
     if world.launcher_pid is not None:
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)
     with failures_reported(world, logs=None):
-        loaded = load(config, overrides or (), read_model)
+        read = read_configuration(chosen, overrides or (), nproc_per_node or world.size)
         if nproc_per_node is not None and world.size > 1:
             raise InputError(
                 "--nproc-per-node was given to a process that a launcher has started already; leave it out"
             )
         if nproc_per_node is not None and nproc_per_node > 1:
-            sys.exit(launch(loaded, _arguments(config, overrides or [], accept_change or []), nproc_per_node))
-        loaded.require_rules(world_size=world.size)
-        sys.exit(_run(loaded, world, accept_change or []))
+            sys.exit(launch(read.loaded, _arguments(chosen, overrides or [], accept_change or []), nproc_per_node))
+        read.loaded.require_rules(world_size=world.size)
+        sys.exit(_run(read, world, accept_change or []))
 
 
 def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[str]:
@@ -82,12 +87,15 @@ def launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
     return launch_local(arguments, num_processes=num_processes, supervisor=supervisor)
 
 
-def _run(loaded: Loaded, world: World, accepted: list[str]) -> int:
+def _run(read: Configuration, world: World, accepted: list[str]) -> int:
     from firstlight.train.train import train as train_rank
 
+    if world.rank == 0:
+        for note in read.notes:
+            log.get_logger().warning("translated: %s", note)
     exit_code = FirstlightError.exit_code
     try:
-        outcome = train_rank(loaded.config, world, accepted)
+        outcome = train_rank(read.loaded.config, world, accepted, beside=read.beside)
         exit_code = outcome.exit_code
     except FirstlightError as error:
         exit_code = error.exit_code
@@ -95,7 +103,7 @@ def _run(loaded: Loaded, world: World, accepted: list[str]) -> int:
     finally:
         leave_exit_code(world, exit_code)
     if world.rank == 0:
-        _say_how_it_ended(outcome, loaded.config.training.output_folder)
+        _say_how_it_ended(outcome, read.loaded.config.training.output_folder)
     return outcome.exit_code
 
 

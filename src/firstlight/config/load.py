@@ -46,7 +46,13 @@ def load(path: Path, overrides: Sequence[str] = (), read_model: ModelReader | No
 
     `read_model` fills in a model section that names `from_hf`; without it the section must be whole.
     """
-    source = read_source(path)
+    return load_source(read_source(path), str(path), overrides, read_model)
+
+
+def load_source(
+    source: Source, name: str, overrides: Sequence[str] = (), read_model: ModelReader | None = None
+) -> Loaded:
+    """As `load`, of values that were read already; `name` is what faults are said to be in."""
     apply_overrides(source, overrides)
     model = source.values.get("model")
     if read_model is not None and isinstance(model, Mapping) and model.get("from_hf") is not None:
@@ -55,7 +61,7 @@ def load(path: Path, overrides: Sequence[str] = (), read_model: ModelReader | No
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:
         lines = list(_describe(error, source))
-        raise InputError(_join(f"{path} has", "fault", lines)) from None
+        raise InputError(_join(f"{name} has", "fault", lines)) from None
     return Loaded(config=config, source=source)
 
 

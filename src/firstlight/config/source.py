@@ -29,8 +29,11 @@ class Source:
         return None
 
 
-def read_source(path: Path) -> Source:
-    """Read one YAML 1.2 file. Raises InputError when it is missing, empty, not YAML or not a mapping."""
+def read_source(path: Path, *, allows_repeats: bool = False) -> Source:
+    """Read one YAML 1.2 file. Raises InputError when it is missing, empty, not YAML or not a mapping.
+
+    A key that stands twice in one section is an error; with `allows_repeats` it may be there with the same value.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -38,13 +41,16 @@ def read_source(path: Path) -> Source:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"configuration file {path} cannot be read: {error}") from None
     try:
-        values = _yaml().load(text)
+        reader = _yaml()
+        reader.allow_duplicate_keys = allows_repeats
+        values = reader.load(text)
         root = _yaml().compose(text)
     except YAMLError as error:
         line, problem = _problem(error)
         raise InputError(f"{path}{line}: not valid YAML: {problem}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no configuration; expected sections such as `model:` and `data:`")
+    _require_equal_repeats(root, path)
     source = Source(values=_with_text_keys(values))
     _note_origins(root, (), source.origins, path.name)
     return source
@@ -117,6 +123,27 @@ def _index(node: list[Any], key: str, place: str, origin: str) -> int:
 
 def _is_index(key: str) -> bool:
     return key.isascii() and key.isdecimal()
+
+
+def _require_equal_repeats(node: Node, path: Path) -> None:
+    if isinstance(node, MappingNode):
+        seen: dict[str, Node] = {}
+        for key, value in node.value:
+            earlier = seen.setdefault(str(key.value), value)
+            if key.value != "<<" and _plain(earlier) != _plain(value):
+                lines = f"{path.name}:{earlier.start_mark.line + 1} and {value.start_mark.line + 1}"
+                raise InputError(f"{path}: {key.value} is there twice, with different values ({lines}); leave one out")
+            _require_equal_repeats(value, path)
+    elif isinstance(node, SequenceNode):
+        for item in node.value:
+            _require_equal_repeats(item, path)
+
+
+def _plain(node: Node) -> Any:
+    """What a node says, without its places."""
+    if isinstance(node, MappingNode):
+        return [(_plain(key), _plain(value)) for key, value in node.value]
+    return [_plain(item) for item in node.value] if isinstance(node, SequenceNode) else node.value
 
 
 def _note_origins(node: Node, path: KeyPath, origins: dict[KeyPath, str], name: str) -> None:

@@ -146,6 +146,11 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
 
+    def keep(self, texts: Mapping[str, str]) -> None:
+        """Write files, by their names, beside the configuration: what it was made from."""
+        for name, text in texts.items():
+            self._write(self.path / name, text)
+
     def record_change(self, change: "Difference") -> None:
         """Add a line about an accepted change to `accepted-changes.jsonl`."""
         get_logger().warning(f"accepted change: {change}")

@@ -1,6 +1,6 @@
 """The `train` verb inside one process of the run."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import closing
 
 from firstlight.base.errors import EXIT_PREEMPTED
@@ -26,10 +26,13 @@ from firstlight.train.run_folder import RunFolder
 from firstlight.train.start_checks import what_ranks_share
 
 
-def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Outcome:
+def train(
+    config: RunConfig, world: World, accepted: Collection[str] = (), *, beside: Mapping[str, str] | None = None
+) -> Outcome:
     """Train as one of the ranks of `world`, from where the output folder's checkpoints left off.
 
-    `accepted` names changes to the inputs of an earlier part of the run that are let pass and recorded.
+    `accepted` names changes to the inputs of an earlier part of the run that are let pass and recorded; `beside` are
+    texts by the names of files, to be kept beside the configuration.
 
     Raises InputError for unusable input, NoCheckpointError when there are checkpoints and none loads,
     FolderInUseError when another process trains there.
@@ -42,15 +45,15 @@ def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Ou
         failures_reported(world, logs=folder.logs),
     ):
         place = Place(world=world, peers=peers, device=device, folder=folder, lock=lock, accepted=frozenset(accepted))
-        return _train_together(config, place)
+        return _train_together(config, place, beside or {})
 
 
-def _train_together(config: RunConfig, place: Place) -> Outcome:
+def _train_together(config: RunConfig, place: Place, beside: Mapping[str, str]) -> Outcome:
     """A function of its own, so that model and optimizer are gone before the ranks part."""
     inputs = together(place.peers, lambda: open_inputs(config))
     facts = what_ranks_share(config, inputs.train_fingerprint)
     together(place.peers, lambda: require_same(place.peers, facts))
-    together(place.peers, lambda: _claim(place, config))
+    together(place.peers, lambda: _claim(place, config, beside))
     _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
@@ -69,11 +72,12 @@ def _show_layout(config: RunConfig, place: Place) -> None:
     get_logger().info("%s, precision %s; %s", place.device.type, ", ".join(filter(None, shown)), "\n".join(lines))
 
 
-def _claim(place: Place, config: RunConfig) -> None:
+def _claim(place: Place, config: RunConfig, beside: Mapping[str, str]) -> None:
     """The first rank makes the output folder this run's own."""
     if place.world.rank == 0:
         place.lock.acquire()
         place.folder.claim(config, place.accepted)
+        place.folder.keep(beside)
         place.folder.record_facts(run_facts(config, place))
         if config.checkpoint.copy_to is not None:
             store, key = open_store(config.checkpoint.copy_to), read_key(config.checkpoint.key_file)

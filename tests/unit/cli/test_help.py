@@ -98,7 +98,7 @@ def test_the_version_is_the_packages(tmp_path: Path) -> None:
     ("arguments", "what"),
     [
         (["frobnicate"], "No such command 'frobnicate'"),
-        (["train"], "Missing option '--config'"),
+        (["train"], "name the run's YAML file"),
         (["train", "--config", "run.yaml", "--nproc-per-node", "0"], "Invalid value for '--nproc-per-node'"),
         (["train", "--confg", "run.yaml"], "No such option: --confg"),
         (["generate", "out", "--temperature", "hot"], "Invalid value for '--temperature'"),
