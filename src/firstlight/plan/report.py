@@ -92,7 +92,8 @@ def _step_lines(plan: Forecast) -> list[str]:
     return [
         *_aligned(rows),
         f"  the busiest rank waits for: {waited or 'nothing'}",
-        f"  {_rounded(plan.flops_per_device / 1e12)} TFLOP/s on each device, MFU {100 * plan.mfu:.1f} % (causal attention)",
+        f"  {_rounded(plan.flops_per_device / 1e12)} TFLOP/s on each device, "
+        f"MFU {100 * plan.mfu:.1f} % (causal attention)",
     ]
 
 
@@ -114,7 +115,8 @@ def _communication_lines(flows: Sequence[Flows]) -> list[str]:
 
 def _cost_lines(plan: Forecast, cost: Cost) -> list[str]:
     return [
-        f"{_rounded(cost.tokens / 1e9)} billion tokens: {_rounded(cost.days)} days, {_rounded(cost.device_hours)} device-hours, "
+        f"{_rounded(cost.tokens / 1e9)} billion tokens: {_rounded(cost.days)} days, "
+        f"{_rounded(cost.device_hours)} device-hours, "
         f"${_rounded(cost.price)} at ${plan.hardware.price_per_hour.value:g}",
         f"  {cost.failures_per_day:.2g} failures a day; saving every {cost.save_every_seconds:,.0f} s, "
         f"{100 * cost.effective:.1f} % of the time goes into steps that count",
