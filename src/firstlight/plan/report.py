@@ -2,11 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any
 
 from firstlight.plan.cost import Cost
 from firstlight.plan.forecast import Flows, Forecast
 from firstlight.plan.memory import RankMemory
+
+_COLUMNS = 120
 
 
 def as_values(plan: Forecast, cost: Cost) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def as_values(plan: Forecast, cost: Cost) -> dict[str, Any]:
 
 
 def as_text(plan: Forecast, cost: Cost) -> str:
-    """For people, at most 120 columns."""
+    """For people."""
     work, hardware = plan.work, plan.hardware
     lines = [
         *work.layout.describe().splitlines(),
@@ -54,7 +57,7 @@ def as_text(plan: Forecast, cost: Cost) -> str:
         "",
         *_cost_lines(plan, cost),
         "",
-        f"guesses in the profile: {', '.join(guesses(plan)) or 'none'}",
+        *wrap(f"guesses in the profile: {', '.join(guesses(plan)) or 'none'}", width=_COLUMNS),
         *(f"warning: {one}" for one in warnings(plan)),
     ]
     return "\n".join(lines)
@@ -89,7 +92,8 @@ def _step_lines(plan: Forecast) -> list[str]:
     return [
         *_aligned(rows),
         f"  the busiest rank waits for: {waited or 'nothing'}",
-        f"  {plan.flops_per_device / 1e12:,.1f} TFLOP/s on each device, MFU {100 * plan.mfu:.1f} % (causal attention)",
+        f"  {_rounded(plan.flops_per_device / 1e12)} TFLOP/s on each device, "
+        f"MFU {100 * plan.mfu:.1f} % (causal attention)",
     ]
 
 
@@ -111,8 +115,9 @@ def _communication_lines(flows: Sequence[Flows]) -> list[str]:
 
 def _cost_lines(plan: Forecast, cost: Cost) -> list[str]:
     return [
-        f"{cost.tokens / 1e9:,.1f} billion tokens: {cost.days:,.2f} days, {cost.device_hours:,.0f} device-hours, "
-        f"${cost.price:,.0f} at ${plan.hardware.price_per_hour.value:g}",
+        f"{_rounded(cost.tokens / 1e9)} billion tokens: {_rounded(cost.days)} days, "
+        f"{_rounded(cost.device_hours)} device-hours, "
+        f"${_rounded(cost.price)} at ${plan.hardware.price_per_hour.value:g}",
         f"  {cost.failures_per_day:.2g} failures a day; saving every {cost.save_every_seconds:,.0f} s, "
         f"{100 * cost.effective:.1f} % of the time goes into steps that count",
     ]
@@ -164,3 +169,8 @@ def _gigabytes(size: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:,.2f} s" if value >= 1 else f"{1000 * value:,.1f} ms"
+
+
+def _rounded(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
