@@ -1,10 +1,13 @@
 """What the sections of a MindFormers file mean: batches, layouts, memory, experts, data, saving."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from firstlight.ops.rotary import yarn_frequencies
 from tests.unit.compat.old_yaml import CORE, LEGACY, PYNATIVE, changed, faults, translated, valid, with_lines
 
 
@@ -400,3 +403,12 @@ def test_weights_to_begin_with_are_a_hugging_face_folder(tmp_path: Path) -> None
     assert "make one with `firstlight convert`" in faults(tmp_path, text)[0]
     (folder / "config.json").write_text("{}")
     assert translated(tmp_path, text).values["model"]["from_hf"] == str(folder)
+
+
+@pytest.mark.parametrize("theta", [10000.0, 500000.0])
+@pytest.mark.parametrize("width", [8, 64, 128])
+def test_the_length_that_a_note_gives_for_the_scale_alone_leaves_the_rotation_plain(theta: float, width: int) -> None:
+    length = math.ceil(1.1 * 32 * 2 * math.pi * theta)
+    plain = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    yarn = yarn_frequencies(plain, theta=theta, factor=40, original_length=length, beta_fast=32, beta_slow=1)
+    assert torch.equal(yarn, plain)
