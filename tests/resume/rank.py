@@ -32,8 +32,9 @@ from firstlight.layout.mesh import Layout
 from firstlight.parallel.engine import Engine
 from firstlight.parallel.group import joined
 from firstlight.parallel.rows import HostBatch
-from firstlight.train.assemble import Place, assemble, open_inputs
+from firstlight.train.assemble import assemble, open_inputs
 from firstlight.train.loop import Parts, train_step
+from firstlight.train.place import Place
 from firstlight.train.run_folder import RunFolder
 from firstlight.train.state import TrainState
 from tests.resume import legs

@@ -107,12 +107,3 @@ class ResilienceConfig(Section):
     """A step whose gradient norm is not finite leaves the weights as they are; then go on (skip) or end the run."""
     max_skipped_steps: Count = 10
     """Consecutive skipped steps after which the run ends."""
-
-
-class MonitorConfig(Section):
-    """What is shown, where, and how often."""
-
-    log_every_steps: Count = 10
-    sinks: tuple[Literal["console", "jsonl", "tensorboard"], ...] = ("console", "jsonl", "tensorboard")
-    peak_flops_per_second: Positive | None = None
-    """Of one device, for the MFU figure; null measures this device's matrix products at the start."""

@@ -1,15 +1,11 @@
 """RunConfig to Parts and TrainState: the only place of the room that names concrete classes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from firstlight.base.log import get_logger
-from firstlight.base.peers import Peers
-from firstlight.base.world import World
 from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
-from firstlight.checkpoint.lock import FolderLock
 from firstlight.checkpoint.object_store import StoredCopies, open_store
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.pipeline import SPLITS_BACKWARD
@@ -30,8 +26,6 @@ from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
-from firstlight.observe.recorder import Recorder, RunFacts
-from firstlight.observe.sinks import sinks_for
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
 from firstlight.optim.schedule import number_at
 from firstlight.parallel.apply import (
@@ -45,8 +39,6 @@ from firstlight.parallel.apply import (
 )
 from firstlight.parallel.device import (
     has_fused_adamw,
-    measure_peak_flops,
-    peak_memory_bytes,
     require_memory_apart,
 )
 from firstlight.parallel.engine import Engine, PlainEngine, Work
@@ -57,28 +49,12 @@ from firstlight.resilience.guard import Guard
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
 from firstlight.train.exports import PeriodicExport
 from firstlight.train.loop import Parts
-from firstlight.train.run_folder import DATA, Difference, RunFolder
+from firstlight.train.place import Place
+from firstlight.train.recording import CheckpointEvents, measures_of, recorder_of, update_watch
+from firstlight.train.run_folder import DATA
 from firstlight.train.state import TrainState
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a run is: its ranks, this process among them, its device and its folder."""
-
-    world: World
-    peers: Peers
-    device: torch.device
-    folder: RunFolder
-    lock: FolderLock
-    accepted: frozenset[str] = frozenset()
-    """Names of changes to the run's inputs that the user accepts."""
-
-    def accept_data(self, there: str, here: str) -> None:
-        """Let changed training data pass; the first rank records it."""
-        if self.world.rank == 0:
-            self.folder.record_change(Difference(name=DATA, there=there[:16], here=here[:16]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,29 +114,17 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     torch.use_deterministic_algorithms(config.training.deterministic)
     require_memory_apart(place.device, config.offload)
     layout = Layout.of(config.parallelism, place.world.size)
-    model = build_parallel(
-        config.model,
-        layout,
-        Keeping(
-            recompute=config.recompute,
-            offloaded=config.offload.activations,
-            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
-        ),
-        stages=_stages(config, layout, place.world.rank),
-        device=place.device,
-        seed=config.training.seed,
-    )
-    if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
-        get_logger().info(f"starting from the weights in {config.model.from_hf}")
-        read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
+    model = _laid_out(config, layout, place)
     progress = Progress()
     now = _now(config, progress)
     balancing = BiasBalancing(routers(*model.stages), now)
-    engine = build_engine(config, layout, model, balancing, now)
+    sums, watch = RankSums(layout=layout), update_watch(config, model.stages)
+    engine = build_engine(config, sums, model, balancing, now)
     guard = Guard(config.resilience, place.peers)
     around = Surroundings(
         learning_rate=number_at(learning_rate_of(config), span_of(config)),
         sum_over_ranks=sum_over_ranks,
+        before_update=watch.before_update,
         after_update=balancing.update,
         is_fused=has_fused_adamw(place.device),
         keeps_moments_in_host=config.offload.optimizer_state == "host",
@@ -178,6 +142,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         total_steps=config.training.steps,
         accept_data=place.accept_data if DATA in place.accepted else None,
     )
+    measures = measures_of(config, place, layout, sums.last, optimizer=state.optimizer, watch=watch)
     parts = Parts(
         engine=engine,
         checkpointer=Checkpointer(
@@ -189,15 +154,35 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
             after_save=_after_save(config, place),
         ),
         guard=guard,
-        recorder=_recorder(config, place),
+        recorder=recorder_of(config, place, measures, AUTOCAST_DTYPES[config.training.precision]),
         evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
     )
     return parts, state
 
 
+def _laid_out(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
+    """The model on this rank, initialised or with the weights that it starts from."""
+    model = build_parallel(
+        config.model,
+        layout,
+        Keeping(
+            recompute=config.recompute,
+            offloaded=config.offload.activations,
+            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
+        ),
+        stages=_stages(config, layout, place.world.rank),
+        device=place.device,
+        seed=config.training.seed,
+    )
+    if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
+        get_logger().info(f"starting from the weights in {config.model.from_hf}")
+        read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
+    return model
+
+
 def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
     """What is done with every published checkpoint."""
-    acts: list[AfterSave] = []
+    acts: list[AfterSave] = [CheckpointEvents(place.events)]
     if config.checkpoint.copy_to is not None:
         acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
     if config.checkpoint.export_every_steps:
@@ -206,13 +191,13 @@ def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
 
 
 def build_engine(
-    config: RunConfig, layout: Layout, model: LaidOut, balancing: BiasBalancing, now: Now = unscheduled
+    config: RunConfig, sums: RankSums, model: LaidOut, balancing: BiasBalancing, now: Now = unscheduled
 ) -> Engine:
     """The engine for a model that is laid out already."""
     work = Work(
         micro_batch_size=config.training.micro_batch_size,
         autocast_dtype=AUTOCAST_DTYPES[config.training.precision],
-        sums=RankSums(layout=layout),
+        sums=sums,
         balancing=balancing,
         now=now,
     )
@@ -264,28 +249,6 @@ def _reader(config: RunConfig, inputs: Inputs) -> Reader:
     if loader.workers:
         return WorkerReader(Assignment(config=config.data, needs=inputs.needs), loader.workers)
     return ThreadReader(inputs.train, loader.prefetch)
-
-
-def _recorder(config: RunConfig, place: Place) -> Recorder:
-    total_steps, precision = config.training.steps, config.training.precision
-    peak, convention = config.monitor.peak_flops_per_second, f"{precision} peak as configured"
-    if peak is None:
-        peak = measure_peak_flops(place.device, AUTOCAST_DTYPES[precision] or torch.float32)
-        convention = f"{precision} matrix products as measured at the start"
-    facts = RunFacts(
-        total_steps=total_steps,
-        flops_per_token=flops_per_token(config.model, config.data.train.sequence_length),
-        peak_flops_per_second=place.peers.sum([peak])[0],
-        precision=convention,
-    )
-    is_first = place.world.rank == 0
-    folder: Path = place.folder.path
-    return Recorder(
-        config=config.monitor,
-        sinks=sinks_for(config.monitor, folder=folder, total_steps=total_steps) if is_first else (),
-        facts=facts,
-        memory_bytes=lambda: peak_memory_bytes(place.device),
-    )
 
 
 def _portion(layout: Layout, place: Place) -> Portion:

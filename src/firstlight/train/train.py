@@ -13,11 +13,14 @@ from firstlight.checkpoint.object_store import fetch_newer, open_store
 from firstlight.config.schema import RunConfig
 from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
+from firstlight.observe.events import EVENTS_FILE, EventLog
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
-from firstlight.train.assemble import Place, assemble, open_inputs, run_facts
-from firstlight.train.loop import Outcome, run
+from firstlight.train.assemble import assemble, open_inputs, run_facts
+from firstlight.train.loop import Outcome, Parts, run
+from firstlight.train.place import Place
 from firstlight.train.run_folder import RunFolder
+from firstlight.train.state import TrainState
 
 
 def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Outcome:
@@ -35,7 +38,15 @@ def train(config: RunConfig, world: World, accepted: Collection[str] = ()) -> Ou
         joined(world, device) as peers,
         failures_reported(world, logs=folder.logs),
     ):
-        place = Place(world=world, peers=peers, device=device, folder=folder, lock=lock, accepted=frozenset(accepted))
+        place = Place(
+            world=world,
+            peers=peers,
+            device=device,
+            folder=folder,
+            lock=lock,
+            accepted=frozenset(accepted),
+            events=EventLog(folder.path / EVENTS_FILE if world.rank == 0 else None),
+        )
         return _train_together(config, place)
 
 
@@ -46,7 +57,18 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
     _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
+        outcome = _observed(parts, state, place)
+        place.events.add("stop", outcome.step, outcome.reason, {"exit_code": outcome.exit_code})
+        return outcome
+
+
+def _observed(parts: Parts, state: TrainState, place: Place) -> Outcome:
+    """What ends the run is an event too."""
+    try:
         return run(parts, state)
+    except Exception as error:
+        place.events.add("fault", state.step, f"{type(error).__name__}: {error}")
+        raise
 
 
 def _show_layout(config: RunConfig, place: Place) -> None:

@@ -17,6 +17,7 @@ from firstlight.models.decoder import Decoder
 from firstlight.models.family import family_of
 from firstlight.parallel.apply import LaidOut, routers
 from firstlight.parallel.device import pick_device
+from firstlight.parallel.losses import RankSums
 from firstlight.train.assemble import build_engine, held_out_masking, open_held_out_sets
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, Portion
 from firstlight.train.run_folder import RunFolder, open_run
@@ -48,7 +49,9 @@ def load_trained(path: Path) -> TrainedRun:
 def evaluate_trained(run: TrainedRun, *, max_samples: int | None) -> list[EvalReport]:
     """The loss on the run's held-out sets, all of their samples unless `max_samples` is given."""
     sets = open_held_out_sets(run.config)
-    engine = build_engine(run.config, Layout(), LaidOut(stages=[run.model]), BiasBalancing(routers(run.model)))
+    engine = build_engine(
+        run.config, RankSums(layout=Layout()), LaidOut(stages=[run.model]), BiasBalancing(routers(run.model))
+    )
     plan = EvaluationPlan(
         every_steps=0,
         last_step=run.step,

@@ -105,6 +105,7 @@ def test_several_runs_are_laid_over_each_other(tmp_path: Path) -> None:
         "optimizer",
         "evaluate",
         "checkpoint",
+        "monitor",
         "other",
     }
     page = write_report(runs, tmp_path / "report.html").read_text()

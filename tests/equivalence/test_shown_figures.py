@@ -1,0 +1,111 @@
+"""What a run shows is true whatever the layout: console, metrics.jsonl, TensorBoard and report of one process and of
+several say the same."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from firstlight.observe.history import read_histories
+from tests.runs import TinyRun, make_tiny_run
+
+EVERYTHING = "monitor.measure=[ranks,weights,updates,optimizer_state,layers]"
+SINKS = "monitor.sinks=[console,jsonl,tensorboard]"
+PIPELINE = "parallelism={pipeline_parallel: 2}"
+PIPELINE_OF_EXPERTS = "parallelism={pipeline_parallel: 2, expert_parallel: 2}"
+
+SAME = 2e-5
+"""Relative: fp32 products in another order, over the steps of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a run has shown."""
+
+    run: TinyRun
+    console: str
+
+    def console_losses(self) -> dict[int, str]:
+        found = re.findall(r"^step +(\d+)/\d+  loss +([\d.]+)", self.console, re.MULTILINE)
+        return {int(step): loss for step, loss in found}
+
+    def tensorboard(self, tag: str) -> dict[int, float]:
+        (file,) = (self.run.output / "tensorboard").iterdir()
+        return {
+            event.step: value.tensor.float_val[0]
+            for event in EventFileLoader(str(file)).Load()
+            for value in event.summary.value
+            if value.tag == tag
+        }
+
+
+def shown(folder: Path, *overrides: str, processes: int) -> Shown:
+    run = make_tiny_run(folder)
+    done = run.train(*overrides, SINKS, EVERYTHING, processes=processes)
+    assert done.returncode == 0, done.stderr
+    return Shown(run=run, console=done.stdout)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shown, Shown]:
+    """Four steps in one process, and through a pipeline of two."""
+    folder = tmp_path_factory.mktemp("shown")
+    size = ("training.global_batch_size=8", "training.micro_batch_size=2")
+    return shown(folder / "one", *size, processes=1), shown(folder / "two", *size, PIPELINE, processes=2)
+
+
+def compare_losses(one: Shown, other: Shown, steps: int) -> None:
+    """Every place where a loss is shown, for every step."""
+    for run in (one, other):
+        records = {record["step"]: record["loss"] for record in run.run.metrics("step")}
+        assert sorted(records) == list(range(1, steps + 1))
+        assert run.console_losses() == {step: f"{loss:.4f}" for step, loss in records.items()}
+        assert run.tensorboard("loss") == pytest.approx(records, rel=1e-6)
+        (history,) = read_histories([run.run.output])
+        assert dict(zip(history.column("step"), history.column("loss"), strict=True)) == records
+    losses = [[record["loss"] for record in run.run.metrics("step")] for run in (one, other)]
+    assert losses[1] == pytest.approx(losses[0], rel=SAME)
+
+
+def test_loss_is_the_same_everywhere(pair: tuple[Shown, Shown]) -> None:
+    compare_losses(*pair, steps=4)
+
+
+def test_norms_and_experts_are_the_same(pair: tuple[Shown, Shown]) -> None:
+    one, other = (run.run.metrics("step")[-1] for run in pair)
+    kinds = ("grad_norm", "layer_grad_norm", "weight_norm", "update_norm", "optimizer_norm", "expert_load")
+    names = [name for name in one if name.startswith(kinds)]
+    assert {name.partition("/")[0] for name in names} == set(kinds)
+    assert {name: other[name] for name in names} == pytest.approx({name: one[name] for name in names}, rel=1e-3)
+
+
+def test_groups_add_up_to_the_whole(pair: tuple[Shown, Shown]) -> None:
+    for run in pair:
+        for record in run.run.metrics("step"):
+            squares = sum(value**2 for name, value in record.items() if name.startswith("grad_norm/"))
+            assert squares == pytest.approx(record["grad_norm"] ** 2, rel=1e-9)
+
+
+def test_each_rank_has_its_figures(pair: tuple[Shown, Shown]) -> None:
+    one, other = (run.run.metrics("ranks")[-1] for run in pair)
+    record = pair[1].run.metrics("step")[-1]
+    assert one["loss"] == pytest.approx([record["loss/lm"]], rel=SAME)
+    assert other["loss"][0] is None, "the first stage has no loss"
+    assert other["loss"][1] == pytest.approx(record["loss/lm"], rel=SAME)
+    assert sum(norm**2 for norm in other["grad_norm"]) == pytest.approx(record["grad_norm"] ** 2, rel=1e-9)
+    assert record["memory_bytes"] == max(other["memory_bytes"])
+    idle = other["idle_share"]
+    assert all(0 < share < 1 for share in idle)
+    assert 0 < record["pipeline_bubble"] < 1
+    assert "pipeline_bubble" not in pair[0].run.metrics("step")[-1]
+
+
+@pytest.mark.slow
+def test_two_hundred_steps_of_a_pipeline_of_experts(tmp_path: Path) -> None:
+    """Two stages of two ranks that share the experts; the same loss to the end."""
+    size = ("training.global_batch_size=8", "training.micro_batch_size=2", "training.steps=200")
+    one = shown(tmp_path / "one", *size, processes=1)
+    other = shown(tmp_path / "four", *size, PIPELINE_OF_EXPERTS, processes=4)
+    compare_losses(one, other, steps=200)
