@@ -55,6 +55,10 @@ EVALUATE_PREFIX = "evaluate/"
 LOSS_PREFIX = "loss/"
 TOKEN_LOSS = "loss/lm"
 SECONDS_PREFIX = "seconds/"
+EXPERT_PREFIX = "expert_load/"
+GRAD_NORM_PREFIX = "grad_norm/"
+WEIGHT_NORM_PREFIX = "weight_norm/"
+UPDATE_NORM_PREFIX = "update_norm/"
 
 
 def loss_figures(report: StepReport) -> dict[str, float]:
