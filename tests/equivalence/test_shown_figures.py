@@ -9,12 +9,14 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from firstlight.observe.history import read_histories
-from tests.runs import TinyRun, make_tiny_run
+from tests.runs import TinyRun, make_tiny_run, train_arguments
 
 EVERYTHING = "monitor.measure=[ranks,weights,updates,optimizer_state,layers]"
 SINKS = "monitor.sinks=[console,jsonl,tensorboard]"
 PIPELINE = "parallelism={pipeline_parallel: 2}"
 PIPELINE_OF_EXPERTS = "parallelism={pipeline_parallel: 2, expert_parallel: 2}"
+
+TIMEOUT_SECONDS = 900
 
 SAME = 2e-5
 """Relative: fp32 products in another order, over the steps of the run."""
@@ -43,7 +45,8 @@ class Shown:
 
 def shown(folder: Path, *overrides: str, processes: int) -> Shown:
     run = make_tiny_run(folder)
-    done = run.train(*overrides, SINKS, EVERYTHING, processes=processes)
+    arguments = train_arguments(*overrides, SINKS, EVERYTHING, processes=processes)
+    done = run.firstlight(*arguments, timeout=TIMEOUT_SECONDS)
     assert done.returncode == 0, done.stderr
     return Shown(run=run, console=done.stdout)
 
@@ -105,7 +108,12 @@ def test_each_rank_has_its_figures(pair: tuple[Shown, Shown]) -> None:
 @pytest.mark.slow
 def test_two_hundred_steps_of_a_pipeline_of_experts(tmp_path: Path) -> None:
     """Two stages of two ranks that share the experts; the same loss to the end."""
-    size = ("training.global_batch_size=8", "training.micro_batch_size=2", "training.steps=200")
+    size = (
+        "training.global_batch_size=8",
+        "training.micro_batch_size=2",
+        "training.steps=200",
+        "checkpoint.save_every_steps=100",
+    )
     one = shown(tmp_path / "one", *size, processes=1)
     other = shown(tmp_path / "four", *size, PIPELINE_OF_EXPERTS, processes=4)
     compare_losses(one, other, steps=200)

@@ -16,7 +16,7 @@ from firstlight.base.log import get_logger
 from firstlight.config.alert_rule import AlertRule, parse_alert_rule
 from firstlight.config.monitor import AlertConfig
 from firstlight.observe.events import EventLog
-from firstlight.observe.record import RankTable
+from firstlight.observe.record import EVALUATE_PREFIX, RankTable, Record
 
 MEDIAN_OVER = 50
 """Records before the present one that a median is of."""
@@ -25,8 +25,8 @@ _FEWEST = 5
 _COMMAND_SECONDS = 60.0
 _WEBHOOK_SECONDS = 10.0
 _CLOSING_SECONDS = 5.0
-_LATE_NAMES = ("evaluate/",)
-"""Figures that need not be in the first records."""
+_ENOUGH_TO_KNOW_NAMES = 2
+"""Records, after which a figure that is not there will not come, unless it is of an evaluation."""
 
 
 @dataclass
@@ -37,7 +37,8 @@ class _Watched:
     rule: AlertRule
     records: int = 0
     """Consecutive ones for which it held."""
-    is_unknown: bool = False
+    is_named: bool = False
+    """Whether it was said that it is never judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class Alerts:
         self._run = run
         self._past: dict[str, deque[float]] = {}
         self._seen: set[str] = set()
+        self._latest: Record = {}
         self._records = 0
         self._acts = _Acts()
 
@@ -67,15 +69,17 @@ class Alerts:
         """Begin anew: medians are of this process's records."""
         self._past.clear()
 
-    def write_step(self, record: Mapping[str, float], /) -> None:
+    def write_step(self, record: Record, /) -> None:
         """Hold every rule against a step's record."""
         self._records += 1
-        self._judge(record)
-        self._say_unknown_names()
+        self._latest = record
+        self._judge([one for one in self._watched if not _held_out(one.rule)], record)
+        if self._records == _ENOUGH_TO_KNOW_NAMES:
+            self._say_unjudged(is_over=False)
 
-    def write_evaluation(self, record: Mapping[str, float], /) -> None:
-        """Hold the rules about held-out sets against an evaluation's record."""
-        self._judge({name: value for name, value in record.items() if name.startswith(_LATE_NAMES) or name == "step"})
+    def write_evaluation(self, record: Record, /) -> None:
+        """Hold the rules about held-out sets against an evaluation's record, and the last step's beside it."""
+        self._judge([one for one in self._watched if _held_out(one.rule)], {**self._latest, **record})
 
     def write_ranks(self, _step: int, _table: RankTable, /) -> None:
         """Rules are about the whole run."""
@@ -83,17 +87,18 @@ class Alerts:
     def close(self) -> None:
         """Give commands and webhooks that are under way a few seconds."""
         self._acts.close()
+        self._say_unjudged(is_over=True)
 
-    def _judge(self, record: Mapping[str, float]) -> None:
+    def _judge(self, rules: Sequence[_Watched], record: Record) -> None:
         self._seen.update(record)
-        for watched in self._watched:
+        for watched in rules:
             holds = watched.rule.holds(record, self._median)
             if holds is None:
                 continue
             watched.records = watched.records + 1 if holds else 0
             if watched.records == watched.config.for_records:
                 self._raise(watched, record)
-        needed = {name for watched in self._watched for name in watched.rule.names()}
+        needed = {name for watched in rules for name in watched.rule.names()}
         for name in needed & record.keys():
             self._past.setdefault(name, deque(maxlen=MEDIAN_OVER)).append(record[name])
 
@@ -101,7 +106,7 @@ class Alerts:
         past = self._past.get(name, ())
         return statistics.median(past) if len(past) >= _FEWEST else None
 
-    def _raise(self, watched: _Watched, record: Mapping[str, float]) -> None:
+    def _raise(self, watched: _Watched, record: Record) -> None:
         step = int(record["step"])
         figures = {name: record[name] for name in watched.rule.names() if name in record}
         medians = {f"median({name})": self._median(name) for name in figures if "median" in watched.config.when}
@@ -113,13 +118,14 @@ class Alerts:
         if watched.config.command is not None or watched.config.webhook is not None:
             self._acts.do(_Act(config=watched.config, message=message))
 
-    def _say_unknown_names(self) -> None:
-        """Once, after some records: a rule about a figure that is not there would wait for ever."""
-        if self._records != 2:
-            return
+    def _say_unjudged(self, *, is_over: bool) -> None:
+        """A rule about a figure that is not there would wait for ever, unheard."""
         for watched in self._watched:
-            missing = [name for name in watched.rule.names() if name not in self._seen | set(_late(watched.rule))]
-            if missing:
+            if watched.is_named or (_held_out(watched.rule) and not is_over):
+                continue
+            missing = [name for name in watched.rule.names() if name not in self._seen]
+            if missing and self._records:
+                watched.is_named = True
                 get_logger().warning(
                     "monitor.alerts: %r is never judged, for no record has %s; metrics.jsonl has the names",
                     watched.config.when,
@@ -127,8 +133,9 @@ class Alerts:
                 )
 
 
-def _late(rule: AlertRule) -> list[str]:
-    return [name for name in rule.names() if name.startswith(_LATE_NAMES)]
+def _held_out(rule: AlertRule) -> bool:
+    """Whether it is about an evaluation."""
+    return any(name.startswith(EVALUATE_PREFIX) for name in rule.names())
 
 
 @dataclass

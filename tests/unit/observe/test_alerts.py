@@ -39,21 +39,23 @@ def test_a_median_is_of_the_records_before(tmp_path: Path) -> None:
     assert raised(tmp_path, rule, speeds, name="tokens_per_second") == [7]
 
 
-def test_evaluations_are_judged_by_rules_about_them_alone(tmp_path: Path) -> None:
-    alerts = Alerts(
-        [AlertConfig(when="evaluate/wiki/loss > 3"), AlertConfig(when="step > 0")],
-        EventLog(tmp_path / EVENTS_FILE),
-        run="run",
-    )
-    alerts.write_evaluation({"step": 5, "evaluate/wiki/loss": 3.5, "tokens": 7})
-    kinds = [event.facts["when"] for event in read_events(tmp_path / EVENTS_FILE)]
-    assert "evaluate/wiki/loss > 3" in kinds
+def test_rules_about_held_out_sets_are_judged_after_evaluations_beside_the_last_step(tmp_path: Path) -> None:
+    rules = ("evaluate/wiki/loss - loss > 1", "loss > 1")
+    events = EventLog(tmp_path / EVENTS_FILE)
+    alerts = Alerts([AlertConfig(when=when) for when in rules], events, run="run")
+    for step, held_out in ((1, 2.5), (2, 3.5), (3, 3.6)):
+        alerts.write_step({"step": step, "loss": 2.0})
+        alerts.write_evaluation({"step": step, "evaluate/wiki/loss": held_out, "tokens": 7})
+    found = [(event.step, event.facts["when"]) for event in read_events(tmp_path / EVENTS_FILE)]
+    assert found == [(1, "loss > 1"), (2, "evaluate/wiki/loss - loss > 1")]
 
 
 def test_a_rule_about_nothing_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="firstlight")
     raised(tmp_path, AlertConfig(when="lossy > 4"), [1, 2, 3, 4])
     assert caplog.text.count("'lossy > 4' is never judged, for no record has lossy") == 1
+    raised(tmp_path, AlertConfig(when="evaluate/wikki/loss > 4"), [1, 2])
+    assert caplog.text.count("for no record has evaluate/wikki/loss") == 1
 
 
 def test_a_command_gets_the_alert_as_json_and_no_shell(tmp_path: Path) -> None:
