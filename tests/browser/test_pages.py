@@ -11,6 +11,7 @@ from firstlight.observe.jsonl import read_metrics
 from firstlight.observe.live_page import served
 from firstlight.observe.report import write_report
 from tests.browser.pages import browser, complaints, drawn, require_browser
+from tests.runs import make_tiny_run, wait_until
 from tests.unit.observe.live import LAYERS, add_everything, add_step
 from tests.unit.observe.synthetic import record_run
 
@@ -24,10 +25,18 @@ FIGURE_OF = {
 
 
 @pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
+def window() -> Iterator[Any]:
     require_browser()
     with browser() as one:
         yield one
+
+
+@pytest.fixture
+def driver(window: Any) -> Any:
+    """The window, empty: the page of the test before, and what it said, are gone."""
+    window.get("about:blank")
+    window.get_log("browser")
+    return window
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +113,23 @@ def test_the_live_page_advances_with_the_run(driver: Any, tmp_path: Path) -> Non
         wait_for(driver, 'document.getElementById("rest").textContent.includes("after step 410")')
         assert driver.execute_script("return window.isTaken") is None
         assert complaints(driver) == []
+
+
+def test_the_live_page_advances_while_a_run_trains(driver: Any, tmp_path: Path) -> None:
+    run = make_tiny_run(tmp_path)
+    settings = ("training.steps=60", "checkpoint.save_every_steps=0", "training.evaluate_every_steps=0")
+    process = run.start_training(*settings)
+    try:
+        wait_until(lambda: len(run.metrics("step")) > 1)
+        with served([run.output], 0) as address:
+            driver.get(address)
+            seen = int(driver.execute_script("return document.body.dataset.step"))
+            wait_for(driver, f"Number(document.body.dataset.step) > {seen}")
+            assert process.wait(timeout=120) == 0
+            wait_for(driver, 'document.body.dataset.step === "60"')
+            records = run.metrics("step")
+            assert drawn(driver)["Gradient norm"]["traces"][0]["y"] == [record["grad_norm"] for record in records]
+            assert complaints(driver) == []
+    finally:
+        process.kill()
+        process.communicate()
