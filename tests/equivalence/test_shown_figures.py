@@ -18,8 +18,11 @@ PIPELINE_OF_EXPERTS = "parallelism={pipeline_parallel: 2, expert_parallel: 2}"
 
 TIMEOUT_SECONDS = 900
 
-SAME = 2e-5
-"""Relative: fp32 products in another order, over the steps of the run."""
+SAME = 1e-6
+"""Relative: fp32 products in another order. About 2e-8 is measured."""
+
+AFTER_A_TIE = 1e-2
+"""Relative: when rounding has decided a near tie between two experts otherwise, two runs have gone different ways."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,20 @@ def compare_losses(one: Shown, other: Shown, steps: int) -> None:
         (history,) = read_histories([run.run.output])
         assert dict(zip(history.column("step"), history.column("loss"), strict=True)) == records
     losses = [[record["loss"] for record in run.run.metrics("step")] for run in (one, other)]
-    assert losses[1] == pytest.approx(losses[0], rel=SAME)
+    alike = steps_of_the_same_choices(one, other)
+    assert alike > min(steps, 100) - 1
+    assert losses[1][:alike] == pytest.approx(losses[0][:alike], rel=SAME)
+    assert losses[1] == pytest.approx(losses[0], rel=AFTER_A_TIE)
+
+
+def steps_of_the_same_choices(one: Shown, other: Shown) -> int:
+    """Records until the first one in which some token has gone to another expert. One token in 128 assignments is
+    enough to be seen in the load of a layer."""
+    for index, records in enumerate(zip(one.run.metrics("step"), other.run.metrics("step"), strict=True)):
+        loads = [{name: value for name, value in one.items() if name.startswith("expert_load/")} for one in records]
+        if loads[0] != loads[1]:
+            return index
+    return index + 1
 
 
 def test_loss_is_the_same_everywhere(pair: tuple[Shown, Shown]) -> None:
@@ -107,7 +123,7 @@ def test_each_rank_has_its_figures(pair: tuple[Shown, Shown]) -> None:
 
 @pytest.mark.slow
 def test_two_hundred_steps_of_a_pipeline_of_experts(tmp_path: Path) -> None:
-    """Two stages of two ranks that share the experts; the same loss to the end."""
+    """Two stages of two ranks that share the experts; the same loss while the same experts are chosen."""
     size = (
         "training.global_batch_size=8",
         "training.micro_batch_size=2",
