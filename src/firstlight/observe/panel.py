@@ -22,7 +22,7 @@ _SPARKLINE_WIDTH = 60
 
 
 class RunPanel:
-    """Takes records and events, and is drawn by rich; what is not known is left out."""
+    """Takes records and events, and is drawn by rich, in a thread of its own; what is not known is left out."""
 
     def __init__(self, *, total_steps: int, title: str = "", clock: Callable[[], float] = time.time) -> None:
         self._total_steps = total_steps
@@ -78,7 +78,7 @@ class RunPanel:
         line = Text.assemble(
             ("loss ", "dim"), (f"{self._losses[-1]:.4f}", "bold"), "  ", (sparkline(self._losses), "cyan")
         )
-        for name, loss in self._held_out.items():
+        for name, loss in list(self._held_out.items()):
             line.append(f"  {name} {loss:.4f}")
         line.no_wrap = True
         return [line]
@@ -107,7 +107,7 @@ class RunPanel:
         if self._checkpoint is not None:
             ago = in_duration(max(self._clock() - self._checkpoint.time, 0.0))
             rows.append(Text.assemble(("last checkpoint ", "dim"), f"step {self._checkpoint.step:,}, {ago} ago"))
-        for event in self._events:
+        for event in list(self._events):
             at = time.strftime("%H:%M:%S", time.localtime(event.time))
             style = "bold red" if event.kind in ("alert", "fault", "skip", "rewind") else ""
             rows.append(Text.assemble((f"{at} {event.kind} ", "dim"), (event.text, style), overflow="ellipsis"))
