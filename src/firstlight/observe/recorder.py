@@ -129,7 +129,8 @@ class Recorder:
         try:
             for sink in self._sinks:
                 _open(sink, step)
-            self._events.add("start", step, f"goes on after step {step}" if step else "begins")
+            if step < self._facts.total_steps:
+                self._events.add("start", step, f"goes on after step {step}" if step else "begins")
             self._announce(step + 1)
             yield
             if self._unwritten is not None:

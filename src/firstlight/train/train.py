@@ -58,7 +58,8 @@ def _train_together(config: RunConfig, place: Place) -> Outcome:
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
         outcome = _observed(parts, state, place)
-        place.events.add("stop", outcome.step, outcome.reason, {"exit_code": outcome.exit_code})
+        if outcome.step > outcome.first_step:
+            place.events.add("stop", outcome.step, outcome.reason, {"exit_code": outcome.exit_code})
         return outcome
 
 
