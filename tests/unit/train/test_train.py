@@ -50,6 +50,7 @@ def test_a_run_leaves_what_it_is_documented_to_leave(finished: TinyRun) -> None:
         "tokenizer.json",
         "run.json",
         "metrics.jsonl",
+        "events.jsonl",
         "checkpoints",
     }
     assert [folder.name for folder in candidates(finished.checkpoints)] == ["step-00000004", "step-00000002"]
