@@ -47,6 +47,7 @@ def figures(run: TinyRun) -> list[dict[str, float]]:
 def test_a_run_leaves_what_it_is_documented_to_leave(finished: TinyRun) -> None:
     assert {path.name for path in finished.output.iterdir()} == {
         "config.yaml",
+        "identity",
         "tokenizer.json",
         "run.json",
         "metrics.jsonl",
