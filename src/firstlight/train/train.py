@@ -24,7 +24,7 @@ from firstlight.train.assemble import assemble, open_inputs, run_facts
 from firstlight.train.loop import Outcome, Parts, run
 from firstlight.train.place import Place
 from firstlight.train.run_folder import RunFolder
-from firstlight.train.start_checks import what_ranks_share
+from firstlight.train.start_checks import require_space, what_ranks_share
 from firstlight.train.state import TrainState
 
 
@@ -99,6 +99,7 @@ def _claim(place: Place, config: RunConfig, beside: Mapping[str, str]) -> None:
         place.lock.acquire()
         place.folder.claim(config, place.accepted)
         place.folder.keep(beside)
+        require_space(config, place.folder.path)
         place.folder.record_facts(run_facts(config, place))
         if config.checkpoint.copy_to is not None:
             store, key = open_store(config.checkpoint.copy_to), read_key(config.checkpoint.key_file)

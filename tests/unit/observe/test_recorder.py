@@ -163,7 +163,9 @@ def test_measures_are_taken_at_recorded_steps_alone_and_announced_before_them() 
     recorder = Recorder(
         config=MonitorConfig(log_every_steps=3),
         sinks=[bench.kept],
-        facts=RunFacts(total_steps=20, flops_per_token=lambda _length: 1.0, peak_flops_per_second=None, precision="fp32"),
+        facts=RunFacts(
+            total_steps=20, flops_per_token=lambda _length: 1.0, peak_flops_per_second=None, precision="fp32"
+        ),
         instruments=Instruments(memory_bytes=lambda: 1, measures=counted),
         clock=bench.clock,
     )
