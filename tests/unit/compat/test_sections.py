@@ -224,7 +224,7 @@ def test_losses_that_are_not_there_are_said_aloud(tmp_path: Path) -> None:
     text = changed(text, "aux_loss_factors: [0.0003]", "aux_loss_factors: [0.0003, 0.05]")
     translation = translated(tmp_path, text)
     assert translation.values["model"]["feed_forward"]["router"]["sequence_balance_loss"] == 0.0003
-    assert any("z-loss of the router is left out" in note for note in translation.notes)
+    assert translation.values["model"]["feed_forward"]["router"]["z_loss"] == 0.01
     assert any("the loss of the type device, between devices, is left out" in note for note in translation.notes)
 
 
@@ -370,6 +370,9 @@ def test_muon(tmp_path: Path) -> None:
     found = section(tmp_path, "optimizer", with_lines(PYNATIVE, optimizer=muon), 8)
     assert (found["newton_schulz_steps"], found["betas"]) == (6, [0.9, 0.95])
     assert found["adamw_for"] == ["*.router.*", "head.*"]
+    assert "qk_clip" not in found
+    clipped = with_lines(PYNATIVE, optimizer="{type: Muon, qk_clip_threshold: 50}")
+    assert section(tmp_path, "optimizer", clipped, 8)["qk_clip"] == {"threshold": 50.0}
     segmented = with_lines(PYNATIVE, optimizer="{type: Muon, ns_coefficients: [[[1, 2, 3], 8], [[1, 2, 3], 2]]}")
     assert "changes while it iterates" in faults(tmp_path, segmented)[0]
 
