@@ -79,7 +79,10 @@ def _muon(facts: Facts, *, latent: bool) -> Section:
         section["adamw_for"] = sorted({*_patterns(facts, "adamw_names", names), "*.router.*"})
     # MindFormers' older generations clip whenever they use Muon.
     if facts.is_on("clips_qk", default=facts.has("qk_clip") or facts.generation is not Generation.PYNATIVE):
-        section["qk_clip"] = {"threshold": facts.number("qk_clip", 100.0)}
+        if latent:
+            section["qk_clip"] = {"threshold": facts.number("qk_clip", 100.0)}
+        else:
+            facts.note("optimizer", "queries and keys are clipped with latent attention alone", "qk_clip", "clips_qk")
     return section
 
 

@@ -371,8 +371,11 @@ def test_muon(tmp_path: Path) -> None:
     assert (found["newton_schulz_steps"], found["betas"]) == (6, [0.9, 0.95])
     assert found["adamw_for"] == ["*.router.*", "head.*"]
     assert "qk_clip" not in found
-    clipped = with_lines(PYNATIVE, optimizer="{type: Muon, qk_clip_threshold: 50}")
-    assert section(tmp_path, "optimizer", clipped, 8)["qk_clip"] == {"threshold": 50.0}
+    clipped = translated(tmp_path, with_lines(PYNATIVE, optimizer="{type: Muon, qk_clip_threshold: 50}"), world_size=8)
+    assert "qk_clip" not in clipped.values["optimizer"]
+    assert any("clipped with latent attention alone" in note for note in clipped.notes)
+    latent = with_lines(LEGACY, optimizer="{type: Muon, qk_clip_threshold: 50}")
+    assert translated(tmp_path, latent).values["optimizer"]["qk_clip"] == {"threshold": 50.0}
     segmented = with_lines(PYNATIVE, optimizer="{type: Muon, ns_coefficients: [[[1, 2, 3], 8], [[1, 2, 3], 2]]}")
     assert "changes while it iterates" in faults(tmp_path, segmented)[0]
 
