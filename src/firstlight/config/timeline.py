@@ -3,7 +3,7 @@
 Nothing here depends on the number of ranks, so every layout trains on the same samples at each step.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -183,16 +183,10 @@ def lay_steps(
             sequence_length=lengths[phase],
             phase=phase,
         )
-        if not _is_growing(batch, position):
-            left = [steps - position.step]
-            if phase < len(begins):
-                left.append(_steps_until(begins[phase], position, one))
-            one = replace(one, steps=min(left))
+        begin = begins[phase] if phase < len(begins) else None
+        one = replace(one, steps=_steps_alike(one, position, batch, begin, steps - position.step))
         position = position.after(one)
-        if stretches and replace(stretches[-1], steps=one.steps) == one:
-            stretches[-1] = replace(one, steps=stretches[-1].steps + one.steps)
-        else:
-            stretches.append(one)
+        stretches.append(one)
     return Timeline(stretches=tuple(stretches))
 
 
@@ -228,10 +222,6 @@ def _is_reached(position: _Position, length: AnyLength) -> bool:
     return consumed >= needed
 
 
-def _is_growing(batch: SampleBatch | TokenBatch, position: _Position) -> bool:
-    return batch.ramp is not None and not _is_reached(position, batch.ramp.over)
-
-
 def _size(batch: SampleBatch | TokenBatch, position: _Position, sequence_length: int) -> int:
     """Sequences of the step at `position`."""
     value = batch.final
@@ -241,14 +231,17 @@ def _size(batch: SampleBatch | TokenBatch, position: _Position, sequence_length:
     return batch.sequences(value, sequence_length)
 
 
-def _steps_until(length: AnyLength, position: _Position, stretch: Stretch) -> int:
-    """Steps as those of `stretch` until `length` is reached."""
-    consumed, needed = position.of(length)
-    match length:
-        case TokenLength():
-            per_step = stretch.tokens_per_step
-        case SampleLength():
-            per_step = stretch.batch_size
-        case _:
-            per_step = 1
-    return -(-(needed - consumed) // per_step)
+def _steps_alike(
+    first: Stretch, position: _Position, batch: SampleBatch | TokenBatch, begin: AnyLength | None, left: int
+) -> int:
+    """How many of the `left` steps from `position` on are as `first`, which is one step: until the batch has another
+    size, or `begin` is reached. Both are for good, so halving finds the place: a ramp may have 100,000 steps."""
+
+    def is_over(steps: int) -> bool:
+        later = position.after(replace(first, steps=steps))
+        is_next = begin is not None and _is_reached(later, begin)
+        return is_next or _size(batch, later, first.sequence_length) != first.batch_size
+
+    if is_over(1):
+        return 1
+    return 1 + bisect_left(range(1, left), True, key=is_over)

@@ -92,3 +92,24 @@ def test_places_are_found_by_samples_and_tokens() -> None:
 def test_a_batch_that_cannot_be_is_refused(given: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         batch(given)
+
+
+@pytest.mark.parametrize("increment", [None, 1, 3])
+@pytest.mark.parametrize("begin", [7, {"tokens": 500}, {"samples": 41}])
+def test_long_ramps_are_laid_out_by_their_sizes(increment: int | None, begin: Any) -> None:
+    ramp = {"start": 2, "over": {"samples": 90}} | ({"increment": increment} if increment else {})
+    timeline = lay_steps(25, batch({"samples": 8, "ramp": ramp}), [length(begin)], [10, 30])
+    consumed = tokens = 0
+    for step in range(25):
+        share = 6 * consumed // 90 if increment is None else 6 // increment * consumed // 90 * increment
+        size = 8 if consumed >= 90 else 2 + share
+        is_next = step >= begin if isinstance(begin, int) else tokens >= 500 if "tokens" in begin else consumed >= 41
+        here = timeline.at(step)
+        assert (here.batch_size, here.phase, here.sequence_length) == (size, int(is_next), 30 if is_next else 10)
+        consumed, tokens = consumed + size, tokens + here.tokens_per_step
+
+
+def test_a_ramp_of_a_billion_steps_is_a_stretch_for_each_size() -> None:
+    ramp = {"start": 1, "increment": 1, "over": 10**9}
+    timeline = lay_steps(10**9 + 5, batch({"samples": 3, "ramp": ramp}), [], [10])
+    assert [(one.steps, one.batch_size) for one in timeline.stretches] == [(5 * 10**8, 1), (5 * 10**8, 2), (5, 3)]
