@@ -20,6 +20,8 @@ from firstlight.base.log import get_logger
 _POLL_SECONDS = 0.1
 _FAREWELL_SECONDS = 30
 """What node 0 waits at the end for the others, whose ranks may still need its store."""
+_LAST_WORDS_SECONDS = 2
+"""What node 0 waits when the nodes do not meet, so that the others can read why."""
 _FAULT = "fault"
 
 
@@ -40,8 +42,13 @@ def met(node: Node) -> Iterator[None]:
     """All nodes are there for the length of the block. Raises InputError or FirstlightError when they do not meet."""
     server = _serve(node) if node.rank == 0 else None
     store = PrefixStore("nodes", server or _connect(node))
-    _claim(node, store)
-    _wait_for_all(node, store)
+    try:
+        _claim(node, store)
+        _wait_for_all(node, store)
+    except FirstlightError:
+        if server is not None:
+            time.sleep(_LAST_WORDS_SECONDS)
+        raise
     get_logger().info("all %d nodes are there; this is node %d", node.count, node.rank)
     try:
         yield
