@@ -13,6 +13,23 @@ LAUNCHER_VARIABLE = "FIRSTLIGHT_LAUNCHER"
 """Process number of our own launcher."""
 
 
+NODES_VARIABLE = "FIRSTLIGHT_NODES"
+"""This node's rank, the number of nodes, and seconds to wait for each other, as in `0/2/7200`; set by our own launcher
+where there are several. The ranks of all nodes meet at MASTER_STORE_VARIABLE."""
+
+MASTER_STORE_VARIABLE = "FIRSTLIGHT_MASTER_STORE"
+"""Address and port of the store that the launcher of node 0 serves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasterStore:
+    """Where the ranks of several nodes meet."""
+
+    address: str
+    port: int
+    join_seconds: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """Where this process stands among the processes of the run."""
@@ -25,6 +42,8 @@ class World:
     store_folder: Path | None = None
     launcher_pid: int | None = None
     """The process of our own launcher, when it has started this one."""
+    master_store: MasterStore | None = None
+    """Where the ranks meet when our own launchers have started them on several nodes."""
 
     @classmethod
     def from_environment(cls) -> "World":
@@ -43,21 +62,23 @@ class World:
                 "environment variable MASTER_ADDR is not set, so the ranks cannot meet; "
                 "use --nproc-per-node, or a launcher that sets it"
             )
+        node_rank, num_nodes, master_store = _nodes()
         return cls(
-            rank=rank,
-            size=size,
+            rank=node_rank * size + rank,
+            size=num_nodes * size,
             local_rank=_number("LOCAL_RANK", default=0),
             local_size=_number("LOCAL_WORLD_SIZE", default=size),
             restart_count=_number("TORCHELASTIC_RESTART_COUNT", default=0),
             store_folder=Path(store) if store else None,
             launcher_pid=_number(LAUNCHER_VARIABLE) if store else None,
+            master_store=master_store,
         )
 
 
-def worker_environment(*, store_folder: Path, threads: int) -> dict[str, str]:
+def worker_environment(*, store_folder: Path, threads: int, interface: str = "lo") -> dict[str, str]:
     """Variables for the ranks of one node: where they meet, on which interface, with how many threads.
 
-    Gloo listens on the loopback interface only, unless the user has named another one.
+    Gloo listens on that interface only, unless the user has named another one.
     """
     # torchelastic would open a TCP store beside the file store, for ranks that ask for one; ours do not.
     variables = {
@@ -66,10 +87,29 @@ def worker_environment(*, store_folder: Path, threads: int) -> dict[str, str]:
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     }
-    for name, value in (("GLOO_SOCKET_IFNAME", "lo"), ("OMP_NUM_THREADS", str(threads))):
+    for name, value in (("GLOO_SOCKET_IFNAME", interface), ("OMP_NUM_THREADS", str(threads))):
         if name not in os.environ:
             variables[name] = value
     return variables
+
+
+def nodes_environment(*, node_rank: int, num_nodes: int, master_store: MasterStore) -> dict[str, str]:
+    """Variables for the ranks of one node of several."""
+    return {
+        NODES_VARIABLE: f"{node_rank}/{num_nodes}/{master_store.join_seconds}",
+        MASTER_STORE_VARIABLE: f"{master_store.address}:{master_store.port}",
+    }
+
+
+def names_interface() -> bool:
+    """Whether the user has named the network interface that gloo is to use."""
+    return bool(os.environ.get("GLOO_SOCKET_IFNAME"))
+
+
+def user_cache_folder() -> Path:
+    """Where programs of this user keep what they can make again: XDG_CACHE_HOME, or ~/.cache."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
 
 
 def set_variables(variables: dict[str, str]) -> None:
@@ -93,14 +133,24 @@ def leave_exit_code(world: World, exit_code: int) -> None:
 
 
 def read_exit_code(store_folder: Path, *, default: int) -> int:
-    """What the first rank left, or `default` when it left nothing."""
-    path = store_folder / "exit-code-0"
-    return int(path.read_text()) if path.exists() else default
+    """What the first rank of this node left, or `default` when it left nothing."""
+    left = {int(path.name.rpartition("-")[2]): path for path in store_folder.glob("exit-code-*")}
+    return int(left[min(left)].read_text()) if left else default
 
 
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _nodes() -> tuple[int, int, MasterStore | None]:
+    """This node's rank, the number of nodes, and where they meet: (0, 1, None) on a single one."""
+    text, place = os.environ.get(NODES_VARIABLE), os.environ.get(MASTER_STORE_VARIABLE)
+    if not text or not place:
+        return 0, 1, None
+    node_rank, num_nodes, seconds = (int(part) for part in text.split("/"))
+    address, _, port = place.rpartition(":")
+    return node_rank, num_nodes, MasterStore(address=address, port=int(port), join_seconds=seconds)
 
 
 def _number(name: str, default: int | None = None) -> int:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from firstlight.base.errors import InputError
 from firstlight.cli.model import read_model
+from firstlight.compat.change import Change
 from firstlight.compat.old_file import is_mindformers
 from firstlight.compat.translation import translate
 from firstlight.config.load import Loaded, load_source
@@ -57,16 +59,20 @@ def chosen_file(file: Path | None, config: Path | None) -> Path:
     return chosen
 
 
-def read_configuration(path: Path, overrides: Sequence[str], world_size: int | None) -> Configuration:
+def read_configuration(
+    path: Path, overrides: Sequence[str], world_size: int | None, changes: Sequence[Change] = ()
+) -> Configuration:
     """Read and validate `path`; a MindFormers file is translated for `world_size` processes first. Raises InputError.
 
     Without `world_size` it is that of the MindFormers file, or 1.
-    `overrides` are laid over the keys of our schema in either case.
+    `overrides` are laid over the keys of our schema in either case, `changes` over those of a MindFormers file.
     """
     if not is_mindformers(read_source(path, allows_repeats=True).values):
+        if changes:
+            raise InputError(f"{changes[0].origin}: {path} is no MindFormers file; use firstlight train with --set")
         loaded = load_source(read_source(path), str(path), overrides, read_model)
         return Configuration(loaded=loaded, world_size=world_size or 1)
-    translated = translate(path, world_size=world_size, count_rows=count_rows)
+    translated = translate(path, world_size=world_size, count_rows=count_rows, changes=changes)
     native = Source(values=translated.values, origins=dict(translated.origins))
     loaded = load_source(native, f"{path}, translated,", overrides, read_model)
     beside = {f"mindformers-{name}": text for name, text in translated.old_texts.items()}

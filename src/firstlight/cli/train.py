@@ -60,7 +60,7 @@ def train(
         if nproc_per_node is not None and nproc_per_node > 1:
             sys.exit(launch(read.loaded, _arguments(chosen, overrides or [], accept_change or []), nproc_per_node))
         read.loaded.require_rules(world_size=world.size)
-        sys.exit(_run(read, world, accept_change or []))
+        sys.exit(train_here(read, world, accept_change or []))
 
 
 def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[str]:
@@ -87,7 +87,8 @@ def launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
     return launch_local(arguments, num_processes=num_processes, supervisor=supervisor)
 
 
-def _run(read: Configuration, world: World, accepted: list[str]) -> int:
+def train_here(read: Configuration, world: World, accepted: list[str]) -> int:
+    """Train as the rank that `world` says, and tell the launcher how it ended; the exit code."""
     from firstlight.train.train import train as train_rank
 
     if world.rank == 0:

@@ -1,13 +1,14 @@
 """A MindFormers file with what it inherits by `base_config`, and which generation of keys it is written in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from firstlight.base.errors import InputError
-from firstlight.config.source import KeyPath, Source, read_source
+from firstlight.compat.change import Change
+from firstlight.config.source import KeyPath, Source, lay_over, read_source
 
 _BASE = "base_config"
 _ONLY_THERE = frozenset(
@@ -58,10 +59,18 @@ def is_mindformers(values: Mapping[str, Any]) -> bool:
     return bool(_ONLY_THERE & values.keys()) or (isinstance(model, Mapping) and bool(_MODEL_MARKS & model.keys()))
 
 
-def read_old_file(path: Path) -> OldFile:
-    """Read `path` and what it inherits. Raises InputError when one of the files is missing, or inherits from itself."""
+def read_old_file(path: Path, changes: Sequence[Change] = ()) -> OldFile:
+    """Read `path` and what it inherits, and lay `changes` over it, in order.
+
+    Raises InputError when one of the files is missing, or inherits from itself.
+    """
     texts: dict[str, str] = {}
     source = _with_bases(path, texts, ())
+    for change in changes:
+        keys = tuple(change.key.split("."))
+        if not all(keys):
+            raise InputError(f"{change.origin}: {change.key!r} is no dotted key")
+        lay_over(source, keys, change.text, change.origin)
     if not is_mindformers(source.values):
         raise InputError(
             f"{path} is no MindFormers file: it has neither its sections ({', '.join(sorted(_ONLY_THERE)[:6])} ...) "

@@ -1,13 +1,14 @@
 """From a MindFormers file to a configuration of ours: its values, and its text with what is to be known about them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firstlight.base.errors import InputError
 from firstlight.compat.batch import CountRows, Course, course_of
+from firstlight.compat.change import Change
 from firstlight.compat.data_section import build_data, seed_of, sequence_length_of
 from firstlight.compat.defaults import defaults_of
 from firstlight.compat.facts import Facts
@@ -46,12 +47,19 @@ def not_counted(_path: Path) -> int | None:
     return None
 
 
-def translate(path: Path, *, world_size: int | None = None, count_rows: CountRows = not_counted) -> Translation:
-    """Translate the file at `path`, as it runs on `world_size` processes (None: as many as it is written for).
+def translate(
+    path: Path,
+    *,
+    world_size: int | None = None,
+    count_rows: CountRows = not_counted,
+    changes: Sequence[Change] = (),
+) -> Translation:
+    """Translate the file at `path`, with `changes` laid over it, as it runs on `world_size` processes (None: as many
+    as it is written for).
 
     Raises InputError with every fault: unknown keys, contradictions, and what there is not.
     """
-    old = read_old_file(path)
+    old = read_old_file(path, changes)
     facts = _facts_of(old, path)
     values: dict[str, Any] = {}
     needed = None

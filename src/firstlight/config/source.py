@@ -63,12 +63,17 @@ def apply_overrides(source: Source, overrides: Sequence[str]) -> None:
         path = tuple(key.strip().split("."))
         if not equals or not all(path):
             raise InputError(f"--set {text}: expected KEY=VALUE, such as optimizer.learning_rate=1e-3")
-        try:
-            value = _yaml().load(value_text) if value_text.strip() else None
-        except YAMLError as error:
-            _, problem = _problem(error)
-            raise InputError(f"--set {text}: the value is not valid YAML: {problem}") from None
-        _assign(source, path, _with_text_keys(value), f"--set {text}")
+        lay_over(source, path, value_text, f"--set {text}")
+
+
+def lay_over(source: Source, path: tuple[str, ...], text: str, origin: str) -> None:
+    """Give the key at `path` the value that `text` is as YAML; `origin` is what errors name. Raises InputError."""
+    try:
+        value = _yaml().load(text) if text.strip() else None
+    except YAMLError as error:
+        _, problem = _problem(error)
+        raise InputError(f"{origin}: the value is not valid YAML: {problem}") from None
+    _assign(source, path, _with_text_keys(value), origin)
 
 
 def _yaml() -> YAML:

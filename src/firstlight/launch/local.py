@@ -18,12 +18,22 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
-from firstlight.base.errors import FirstlightError
+from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.failure import read_failures
 from firstlight.base.log import get_logger
-from firstlight.base.world import available_cores, read_exit_code, set_variables, worker_environment
+from firstlight.base.world import (
+    MasterStore,
+    available_cores,
+    names_interface,
+    nodes_environment,
+    read_exit_code,
+    set_variables,
+    worker_environment,
+)
 from firstlight.launch.agent import Agent
 from firstlight.launch.cause import Cause, first_cause
+from firstlight.launch.interface import interface_of
+from firstlight.launch.node import Node, local_address
 from firstlight.launch.parent import read_stacks
 from firstlight.launch.supervisor import Ended, Supervisor
 
@@ -34,6 +44,19 @@ _SHUTDOWN_SECONDS = 600
 _SHOWN_CALLS = 4
 
 _ENTRY = ("-m", "firstlight")
+
+_LOOPBACK = "lo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranks:
+    """What the ranks of this node are started as, in each round."""
+
+    command: tuple[str, ...]
+    count: int
+    first: int
+    """The rank of the first of them among all nodes."""
+    interface: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +75,28 @@ def launch_local(
     num_processes: int,
     supervisor: Supervisor | None = None,
     entry: Sequence[str] = _ENTRY,
+    node: Node | None = None,
 ) -> int:
     """Run `firstlight ARGUMENTS` in `num_processes` processes; the exit code of what failed first, or 0.
 
     When a rank fails all others end within seconds, and its failure is said here, once; a `supervisor` then decides
     whether they start again. A signal to this process reaches the ranks, which save and end; the exit code is then
-    theirs. `entry` is what Python is given before the arguments.
+    theirs. `entry` is what Python is given before the arguments. `node` says which of several nodes this is; it must
+    have met the others. Ranks of several nodes start again together or not at all, so not with a `supervisor`.
     """
     _silence_torchelastic()
+    ranks = _Ranks(
+        command=(*entry, *arguments),
+        count=num_processes,
+        first=0 if node is None else node.rank * num_processes,
+        interface=_LOOPBACK if node is None else _join_nodes(node),
+    )
     with tempfile.TemporaryDirectory(prefix="firstlight-") as folder:
         for number in range(sys.maxsize):
             # A folder of their own for each round: an old one holds the addresses of ranks that are gone.
             store_folder = Path(folder) / f"round-{number}"
             store_folder.mkdir()
-            done = _run(store_folder, (*entry, *arguments), num_processes, supervisor)
+            done = _run(store_folder, ranks, supervisor)
             if not _starts_again(done, supervisor):
                 break
     if supervisor is not None:
@@ -82,10 +113,21 @@ def _starts_again(done: _Round, supervisor: Supervisor | None) -> bool:
     return supervisor.starts_again(done.ended)
 
 
-def _run(store_folder: Path, command: tuple[str, ...], num_processes: int, supervisor: Supervisor | None) -> _Round:
-    threads = max(1, available_cores() // num_processes)
-    set_variables(worker_environment(store_folder=store_folder, threads=threads))
-    spec = _specification(store_folder, num_processes, command)
+def _join_nodes(node: Node) -> str:
+    """Tell the ranks of the other nodes, and return the interface through which they are reached."""
+    place = MasterStore(address=node.address, port=node.port, join_seconds=node.join_seconds)
+    set_variables(nodes_environment(node_rank=node.rank, num_nodes=node.count, master_store=place))
+    address = local_address(node)
+    interface = interface_of(address)
+    if interface is None and not names_interface():
+        raise InputError(f"no network interface has the address {address}; name one in GLOO_SOCKET_IFNAME")
+    return interface or _LOOPBACK  # the user's own goes before it
+
+
+def _run(store_folder: Path, ranks: _Ranks, supervisor: Supervisor | None) -> _Round:
+    threads = max(1, available_cores() // ranks.count)
+    set_variables(worker_environment(store_folder=store_folder, threads=threads, interface=ranks.interface))
+    spec = _specification(store_folder, ranks.count, ranks.command)
     agent = Agent.watching(spec, store_folder, shutdown_seconds=_SHUTDOWN_SECONDS)
     if supervisor is not None:
         agent.watch = lambda: supervisor.watch(store_folder)
@@ -93,13 +135,14 @@ def _run(store_folder: Path, command: tuple[str, ...], num_processes: int, super
         result = agent.run()
     except SignalException as request:
         asked_code = read_exit_code(store_folder, default=128 + request.sigval.value)
-        return _outcome(agent, default=asked_code, is_asked=True)
-    return _outcome(agent, default=_exit_code(agent, result)) if result.is_failed() else _Round(exit_code=0)
+        return _outcome(agent, ranks, default=asked_code, is_asked=True)
+    return _outcome(agent, ranks, default=_exit_code(agent, result)) if result.is_failed() else _Round(exit_code=0)
 
 
-def _outcome(agent: Agent, *, default: int, is_asked: bool = False) -> _Round:
+def _outcome(agent: Agent, ranks: _Ranks, *, default: int, is_asked: bool = False) -> _Round:
     """What failed first, with its exit code; `default` when no rank has left anything to say."""
-    cause = first_cause(read_failures(agent.store_folder), agent.ended_by_themselves)
+    ended = {ranks.first + local_rank: code for local_rank, code in agent.ended_by_themselves.items()}
+    cause = first_cause(read_failures(agent.store_folder), ended)
     if agent.stuck is not None:
         stuck = agent.stuck
         code = FirstlightError.exit_code
@@ -108,8 +151,8 @@ def _outcome(agent: Agent, *, default: int, is_asked: bool = False) -> _Round:
     if cause is None:
         return _Round(exit_code=default, is_asked=is_asked)
     noticed_at = time.monotonic() if agent.noticed_at is None else agent.noticed_at
-    ended = Ended(cause=cause, noticed_at=noticed_at, store_folder=agent.store_folder)
-    return _Round(exit_code=cause.exit_code, ended=ended, is_asked=is_asked)
+    failed = Ended(cause=cause, noticed_at=noticed_at, store_folder=agent.store_folder)
+    return _Round(exit_code=cause.exit_code, ended=failed, is_asked=is_asked)
 
 
 def _where(store_folder: Path, rank: int) -> str:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore, HashStore, Store
+from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
 from firstlight.base.peers import Alone, Peers
 from firstlight.base.world import World
@@ -49,7 +49,8 @@ def joined(world: World, device: torch.device, *, also_alone: bool = False) -> I
     """Join the other ranks for the length of the block; a single process has none to join, and a group of its own only
     with `also_alone`.
 
-    Under our own launcher the ranks meet in a folder, so nothing listens; under another one as its environment says.
+    Under our own launcher the ranks of one node meet in a folder, so nothing listens, and those of several in the store
+    that the launcher of the first node serves; under another launcher as its environment says.
     What the block has built on the group must be out of reach when it ends.
     """
     if world.size == 1 and not also_alone:
@@ -84,6 +85,10 @@ def _store(world: World) -> Store | None:
     """Where the ranks meet; None: as the environment says."""
     if world.size == 1:
         return HashStore()
+    if world.master_store is not None:
+        meeting = world.master_store
+        wait = timedelta(seconds=meeting.join_seconds)
+        return PrefixStore("ranks", TCPStore(meeting.address, meeting.port, None, is_master=False, timeout=wait))
     if world.store_folder is None:
         return None
     # A new file for each restart: the old one holds the addresses of ranks that are gone.

@@ -173,16 +173,22 @@ class RunFolder:
             raise InputError(f"training.output_folder = {self.path} cannot be written: {error}") from None
 
     def _foreign_files(self) -> bool:
-        """Whether something lies here that no run has left, be it one that was killed while it claimed the folder."""
+        """Whether something lies here that neither a run has left, be it one that was killed while it claimed the
+        folder, nor a launcher that keeps its logs here."""
         if not self.path.is_dir():
             return False
-        ours = (self.configuration.name, self.logs.name, "lock-")
-        return any(not entry.name.startswith(ours) for entry in self.path.iterdir())
+        ours = (self.configuration.name, self.logs.name, "lock-", "faults.jsonl")
+        return any(not entry.name.startswith(ours) and not _holds_logs(entry) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`: what the run is made of, and the versions that it runs on."""
         text = json.dumps({**facts, "versions": versions()}, indent=1)
         self._write(self.facts, text)
+
+
+def _holds_logs(entry: Path) -> bool:
+    """Whether this is a folder of files NAME.log and nothing else."""
+    return entry.is_dir() and all(file.suffix == ".log" and file.is_file() for file in entry.iterdir())
 
 
 def _as_tokenizer_json(path: Path) -> bytes:

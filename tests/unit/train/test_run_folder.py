@@ -55,6 +55,20 @@ def config(tmp_path: Path, *overrides: str) -> RunConfig:
     return load(tmp_path / "run.yaml", [f"data.tokenizer={tmp_path / 'tokenizer.json'}", *overrides]).config
 
 
+def test_logs_of_a_launcher_are_no_reason_to_refuse_a_folder(tmp_path: Path, folder: RunFolder) -> None:
+    (folder.path / "msrun_log").mkdir(parents=True)
+    (folder.path / "msrun_log" / "worker_0.log").write_text("")
+    folder.claim(config(tmp_path))
+    assert open_run(folder.path)[0] == folder
+
+
+def test_a_folder_with_more_than_logs_is_refused(tmp_path: Path, folder: RunFolder) -> None:
+    (folder.path / "thesis").mkdir(parents=True)
+    (folder.path / "thesis" / "chapter.txt").write_text("")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        folder.claim(config(tmp_path))
+
+
 def test_a_new_folder_is_made_and_holds_the_run(tmp_path: Path, folder: RunFolder) -> None:
     folder.claim(config(tmp_path))
     assert open_run(folder.path) == (folder, config(tmp_path))
