@@ -11,7 +11,7 @@ from firstlight.base.errors import FirstlightError
 from firstlight.base.failure import Reported
 from firstlight.base.peers import PeerFailed
 from firstlight.base.world import ask_for_reproducible_products
-from firstlight.cli import checkpoint, config, convert, data, dataset, drill, plan, run, train, translate
+from firstlight.cli import checkpoint, config, convert, data, dataset, drill, dry_run, plan, run, train, translate
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failure while running, 2 wrong input, 3 no loadable checkpoint, 4 output folder in use, "
@@ -31,6 +31,7 @@ app.add_typer(data.tokenizer_app, name="tokenizer")
 app.command("prepare")(data.prepare)
 app.add_typer(dataset.app, name="data")
 app.command("plan")(plan.plan)
+app.command("dry-run")(dry_run.dry_run)
 app.command("train")(train.train)
 app.command("drill")(drill.drill)
 app.command("evaluate")(run.evaluate)
