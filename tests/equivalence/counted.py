@@ -40,8 +40,8 @@ from firstlight.parallel.apply import (
     parameter_names,
     routers,
 )
+from firstlight.parallel.calls import Counted
 from firstlight.parallel.group import sum_over_ranks
-from tests.equivalence.collectives import Counted
 from tests.equivalence.rank import TIMEOUT, engine_of
 from tests.unit.models.tiny_model import OTHER_FAMILIES, deepseek, llama, of_family
 

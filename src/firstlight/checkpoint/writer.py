@@ -1,6 +1,6 @@
 """Writes one checkpoint: aside, every rank its part, manifest last, then one rename."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,12 +56,9 @@ class CheckpointWriter:
         files: dict[str, FileRecord] = {}
         records: dict[str, TensorRecord] = {}
         with self._refusals(staging, sum(shard.data.nbytes for shard in shards.values())):
-            for kind in sorted({name.partition("/")[0] for name in shards}):
-                names = [name for name in shards if name.partition("/")[0] == kind]
-                file = f"{kind}-{self._rank + 1:05d}-of-{self._num_ranks:05d}.safetensors"
-                files[file] = write_tensors(
-                    self._disk, staging / file, {_key(name): shards[name].data for name in names}
-                )
+            for file, names in files_of(shards, rank=self._rank, num_ranks=self._num_ranks).items():
+                tensors = {key: shards[name].data for name, key in names.items()}
+                files[file] = write_tensors(self._disk, staging / file, tensors)
                 records.update({name: _record(shards[name], file) for name in names})
             part = Part(files=files, tensors=records, not_finite=tuple(not_finite_weights(shards)))
             self._write(_part_file(staging, self._rank), part.model_dump_json())
@@ -118,6 +115,15 @@ class CheckpointWriter:
         return self._folder / (STAGING_PREFIX + name)
 
 
+def files_of(names: Iterable[str], *, rank: int, num_ranks: int) -> dict[str, dict[str, str]]:
+    """The files in which a rank writes tensors of these names: one for each kind, and in it each name's key."""
+    files: dict[str, dict[str, str]] = {}
+    for name in sorted(names, key=lambda one: one.partition("/")[0]):
+        kind, _, key = name.partition("/")
+        files.setdefault(f"{kind}-{rank + 1:05d}-of-{num_ranks:05d}.safetensors", {})[name] = key
+    return files
+
+
 def write_tensors(disk: Disk, path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
     """Write one safetensors file out of the tensors' own memory; they are contiguous and in host memory."""
     header, names = header_of(tensors)
@@ -149,8 +155,3 @@ def _record(shard: LocalShard, file: str) -> TensorRecord:
 
 def _part_file(staging: Path, rank: int) -> Path:
     return staging / f"part-{rank:05d}.json"
-
-
-def _key(name: str) -> str:
-    """A tensor's key in its file: without the kind, which is the file's name."""
-    return name.partition("/")[2]

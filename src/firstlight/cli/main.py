@@ -18,6 +18,7 @@ from firstlight.cli import (
     data,
     dataset,
     drill,
+    dry_run,
     mindformers,
     plan,
     run,
@@ -44,6 +45,7 @@ app.add_typer(data.tokenizer_app, name="tokenizer")
 app.command("prepare")(data.prepare)
 app.add_typer(dataset.app, name="data")
 app.command("plan")(plan.plan)
+app.command("dry-run")(dry_run.dry_run)
 app.command("train")(train.train)
 app.command("drill")(drill.drill)
 app.command("evaluate")(run.evaluate)

@@ -191,9 +191,9 @@ class TokenStream:
 
     def _rows(self, size: int) -> NDArray[np.int64]:
         """This rank's rows of a global batch of so many."""
-        slices = np.arange(self._data_rank, -(-size // self._micro_batch_size), self._data_size)[:, None]
-        rows = (slices * self._micro_batch_size + np.arange(self._micro_batch_size)).ravel()
-        return rows[rows < size]
+        return rows_of_rank(
+            size, micro_batch_size=self._micro_batch_size, data_rank=self._data_rank, data_size=self._data_size
+        )
 
     def _last(self, start: int) -> int:
         """The number of the last sample of the batch that begins behind `start` consumed ones."""
@@ -222,6 +222,13 @@ class TokenStream:
         for first, end in self._avoided:
             numbers = np.where(numbers >= first, numbers + (end - first), numbers)
         return numbers
+
+
+def rows_of_rank(size: int, *, micro_batch_size: int, data_rank: int, data_size: int) -> NDArray[np.int64]:
+    """Which of the `size` samples of a global batch a data rank reads, by their places in it."""
+    slices = np.arange(data_rank, -(-size // micro_batch_size), data_size)[:, None]
+    rows = (slices * micro_batch_size + np.arange(micro_batch_size)).ravel()
+    return rows[rows < size]
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

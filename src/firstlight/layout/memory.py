@@ -91,7 +91,7 @@ def whole_between_micro_batches(
     after a backward pass."""
     parameters = number_bytes if layout.pp > 1 or layout.sharded != "all" else 0
     sums = sum_bytes if layout.pp > 1 or layout.sharded == "optimizer" else 0
-    return sum(_gathered_elements(model, layout, stages)) * (parameters + sums)
+    return sum(gathered_elements(model, layout, stages)) * (parameters + sums)
 
 
 def largest_gathered_unit(
@@ -99,10 +99,10 @@ def largest_gathered_unit(
 ) -> int:
     """Bytes of the largest part of the model that FSDP gathers in one call; two such parts are there at once while the
     next one comes. 0 where nothing is sharded."""
-    return max(_gathered_elements(model, layout, stages), default=0) * number_bytes
+    return max(gathered_elements(model, layout, stages), default=0) * number_bytes
 
 
-def _gathered_elements(model: ModelConfig, layout: Layout, stages: Sequence[Stage]) -> list[int]:
+def gathered_elements(model: ModelConfig, layout: Layout, stages: Sequence[Stage]) -> list[int]:
     """Of each unit that is sharded."""
     units = [unit for stage in stages or [whole_model(model)] for unit in sharding_units(model, layout, stage).values()]
     return [

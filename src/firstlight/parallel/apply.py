@@ -75,13 +75,30 @@ def build_parallel(
     Parameters of another type than the one in which they are kept are FSDP's matter, also on one rank: it needs a
     process group then.
     """
+    model = lay_out(config, layout, keeping, stages=stages, device=device, arithmetic=arithmetic)
+    for stage in model.stages:
+        stage.allocate(device)
+        _initialise(stage, std=config.initializer_range, seed=seed)
+    return model
+
+
+def lay_out(
+    config: ModelConfig,
+    layout: Layout,
+    keeping: Keeping,
+    *,
+    stages: Sequence[Stage] = (),
+    device: torch.device,
+    arithmetic: Arithmetic = AS_KEPT,
+) -> LaidOut:
+    """The same before it has memory: its parameters are on the meta device, in the shapes that this rank will hold."""
     is_sharded = layout.world_size > 1 or arithmetic.parameter_dtype is not None
     meshes = Meshes.of(layout, device) if is_sharded else None
     store = WeightGradients() if keeping.splits_backward else None
     decoders = []
     for stage in stages or (None,):
         model = _built(config, stage, store, arithmetic.fp8)
-        _lay_out(model, meshes, keeping)
+        _transform(model, meshes, keeping)
         if meshes is not None:
             policy = MixedPrecisionPolicy(
                 param_dtype=arithmetic.parameter_dtype,
@@ -89,8 +106,6 @@ def build_parallel(
                 cast_forward_inputs=False,
             )
             _shard(model, meshes, policy, reshards=layout.sharded == "all")
-        model.allocate(device)
-        _initialise(model, std=config.initializer_range, seed=seed)
         decoders.append(model)
     group = None if meshes is None else meshes.pipeline_group()
     return LaidOut(stages=decoders, pipeline_group=group, weight_gradients=store)
@@ -107,7 +122,7 @@ def _built(config: ModelConfig, stage: Stage | None, store: WeightGradients | No
     return model
 
 
-def _lay_out(model: Decoder, meshes: Meshes | None, keeping: Keeping) -> None:
+def _transform(model: Decoder, meshes: Meshes | None, keeping: Keeping) -> None:
     """3. experts dealt out and cut, 4. the rest cut over tensor groups, 5. sequences cut over context groups,
     6. recomputation round each layer and offloading round that. Parameters sharded layer by layer, memory for this
     rank's shards and their initial values follow.

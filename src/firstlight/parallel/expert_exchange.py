@@ -12,7 +12,10 @@ from torch.distributed._functional_collectives import all_to_all_single, wait_te
 
 from firstlight.models.moe import ExpertRun, Experts
 from firstlight.ops.experts import Assignment, Segments
-from firstlight.parallel.rows_in_flight import RowsInFlight
+from firstlight.parallel.rows_in_flight import RowsInFlight, Sizes
+
+RowCounts = Callable[[Tensor, int], Sizes]
+"""How many of so many rows go to each rank, or come from it, by their counts [r, l]."""
 
 
 class ExpertExchange:
@@ -23,7 +26,9 @@ class ExpertExchange:
 
     def __init__(self, group: dist.ProcessGroup, run: ExpertRun) -> None:
         self._group = group
-        self._run = run
+        self.run = run
+        self.sizes_of: RowCounts = counted
+        """A dry run, whose counts have no values, has its own."""
 
     def __call__(self, experts: Experts, rows_nd: Tensor, segments: Segments) -> Callable[[], Tensor]:
         """As `run_here`, with the experts of the group's first rank first. The results are on their way back then."""
@@ -31,16 +36,29 @@ class ExpertExchange:
         sent_rl = segments.counts_e.view(ranks, -1)
         # Functional, as all collectives inside of layers: recomputation can keep what such a one returns.
         arriving_rl = wait_tensor(all_to_all_single(sent_rl, None, None, self._group))
-        # The sizes of buffers: one wait for the device in each direction's stead.
-        sent, arriving = sent_rl.sum(1).tolist(), arriving_rl.sum(1).tolist()
+        num_rows = rows_nd.shape[0]
+        sent, arriving = self.sizes_of(sent_rl, num_rows), self.sizes_of(arriving_rl, num_rows)
         rows_md = RowsInFlight.begun(self._group, rows_nd, sent=sent, arriving=arriving).arrived()
-        here = by_expert(arriving_rl)
-        out_md = here.restore(self._run(experts, here.dispatch(rows_md), here)())
+        here = by_expert(arriving_rl, sum(arriving))
+        out_md = here.restore(self.run(experts, here.dispatch(rows_md), here)())
         return RowsInFlight.begun(self._group, out_md, sent=arriving, arriving=sent).arrived
 
 
-def by_expert(counts_rl: Tensor) -> Assignment:
-    """The order by expert of rows [m] that are sorted by expert within those of each rank."""
+def counted(counts_rl: Tensor, _num_rows: int, /) -> Sizes:
+    """The sizes of buffers: a wait for the device."""
+    sizes: Sizes = counts_rl.sum(1).tolist()
+    return sizes
+
+
+def evenly(counts_rl: Tensor, num_rows: int, /) -> Sizes:
+    """As if `num_rows` were spread evenly over the ranks, whatever the counts."""
+    ranks = counts_rl.shape[0]
+    return [num_rows // ranks + (rank < num_rows % ranks) for rank in range(ranks)]
+
+
+def by_expert(counts_rl: Tensor, num_rows: int) -> Assignment:
+    """The order by expert of `num_rows` rows that are sorted by expert within those of each rank."""
     ranks, experts = counts_rl.shape
     numbers = torch.arange(experts, device=counts_rl.device).repeat(ranks)
-    return Assignment(numbers.repeat_interleave(counts_rl.flatten()).unsqueeze(1), experts)
+    spread = numbers.repeat_interleave(counts_rl.flatten(), output_size=num_rows)
+    return Assignment(spread.unsqueeze(1), experts)

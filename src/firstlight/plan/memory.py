@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from firstlight.config.recompute import NoRecompute, OffloadConfig
 from firstlight.layout.activations import saved_of_head, saved_of_layer
 from firstlight.layout.layer_communication import layers_of
-from firstlight.layout.memory import largest_gathered_unit, state_of_rank, whole_between_micro_batches
+from firstlight.layout.memory import RankState, largest_gathered_unit, state_of_rank, whole_between_micro_batches
 from firstlight.layout.schedules import Slot
 from firstlight.layout.stages import Stage
 from firstlight.plan.hardware import Hardware
@@ -46,7 +46,7 @@ def memory_of_places(
 ) -> list[RankMemory]:
     """Of each place of the pipeline, whose ranks work in these `orders`."""
     stages = work.stages
-    sizes = {stage.index: float(_saved_of_stage(work, stage, offload)) for stage in stages}
+    sizes = {stage.index: float(saved_of_stage(work, stage, offload)) for stage in stages}
     return [
         _of_place(work, hardware, place, [stages[index] for index in work.places_of(place)], order, sizes, offload)
         for place, order in enumerate(orders)
@@ -64,24 +64,39 @@ def _of_place(
 ) -> RankMemory:
     model, layout, practice = work.model, work.layout, work.practice
     state = state_of_rank(model, layout, place * layout.stage_size, stages, kept=work.kept)
-    moments = state.moments * practice.moment_bytes // _MOMENT_BYTES
+    parameters, gradients, moments = _state_parts(work, state, offload)
     moving = largest_gathered_unit(model, layout, stages, number_bytes=practice.gathered_bytes)
     return RankMemory(
-        parameters=state.parameters * practice.parameter_bytes // _STATE_BYTES,
-        gradients=state.gradients * practice.gradient_bytes // _STATE_BYTES,
-        moments=moments if offload.optimizer_state == "device" else 0,
+        parameters=parameters,
+        gradients=gradients,
+        moments=moments,
         gathered=2 * moving
         + whole_between_micro_batches(
             model, layout, stages, number_bytes=practice.gathered_bytes, sum_bytes=practice.sum_bytes
         ),
         activations=round(most_in_flight(order, sizes)),
-        working=_working(work, stages),
-        buffers=_BUFFER_ELEMENTS * practice.sum_bytes if layout.world_size > 1 else 0,
+        working=working_bytes(work, has_head=any(stage.is_last for stage in stages)),
+        buffers=buffer_bytes(work),
         reserve=int(hardware.reserve_bytes.value),
     )
 
 
-def _saved_of_stage(work: Work, stage: Stage, offload: OffloadConfig) -> int:
+def state_bytes(work: Work, state: RankState, offload: OffloadConfig) -> int:
+    """On the device."""
+    return sum(_state_parts(work, state, offload))
+
+
+def _state_parts(work: Work, state: RankState, offload: OffloadConfig) -> tuple[int, int, int]:
+    practice = work.practice
+    moments = state.moments * practice.moment_bytes // _MOMENT_BYTES
+    return (
+        state.parameters * practice.parameter_bytes // _STATE_BYTES,
+        state.gradients * practice.gradient_bytes // _STATE_BYTES,
+        moments if offload.optimizer_state == "device" else 0,
+    )
+
+
+def saved_of_stage(work: Work, stage: Stage, offload: OffloadConfig) -> int:
     """What a stage keeps of a micro-batch on the device."""
     kinds: dict[tuple[bool, bool, bool, bool], int] = {}
     found = 0
@@ -108,10 +123,15 @@ def bytes_of_layer(work: Work, layer: int) -> int:
     )
 
 
-def _working(work: Work, stages: list[Stage]) -> int:
+def buffer_bytes(work: Work) -> int:
+    """Of calls between ranks."""
+    return _BUFFER_ELEMENTS * work.practice.sum_bytes if work.layout.world_size > 1 else 0
+
+
+def working_bytes(work: Work, *, has_head: bool) -> int:
     """The larger of the logits in the type of products and fp32, and a layer that is computed again."""
     logits = work.portion.positions * work.model.vocab_size // work.layout.tp
-    head = logits * (work.practice.numbers.product + 4) if any(stage.is_last for stage in stages) else 0
+    head = logits * (work.practice.numbers.product + 4) if has_head else 0
     if isinstance(work.recompute, NoRecompute):
         return head
     kept = NoRecompute()

@@ -62,6 +62,11 @@ def passes_of_stages(work: Work, hardware: Hardware) -> list[Passes]:
     return [_of_stage(work, hardware, stage, kinds) for stage in work.stages]
 
 
+def passes_of_stage(work: Work, hardware: Hardware, stage: Stage) -> Passes:
+    """Of one stage."""
+    return _of_stage(work, hardware, stage, {})
+
+
 def _of_stage(work: Work, hardware: Hardware, stage: Stage, kinds: dict[LayerKind, Passes]) -> Passes:
     found = _ends(work, hardware, stage)
     for layer in layers_of(work.model, stage):

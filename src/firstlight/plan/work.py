@@ -124,10 +124,10 @@ class Work:
     def orders(self) -> list[list[Slot]]:
         """What each place of the pipeline does in a step, or in enough of a long one to hold the most that it ever
         holds."""
-        return orders_of(self.pipeline, self.layout.pp, self._representative)
+        return orders_of(self.pipeline, self.layout.pp, self.representative)
 
     @property
-    def _representative(self) -> int:
+    def representative(self) -> int:
         """Micro-batches of a step that holds as much."""
         few, degree = 8 * self.layout.pp, self.layout.pp
         if self.micro_batches <= few or not repeats(self.pipeline, degree, self.micro_batches):

@@ -202,12 +202,8 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
     model = build_parallel(
         config.model,
         layout,
-        Keeping(
-            recompute=config.recompute,
-            offloaded=config.offload.activations,
-            splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
-        ),
-        stages=_stages(config, layout, place.world.rank),
+        keeping_of(config, layout),
+        stages=stages_of_rank(config, layout, place.world.rank),
         device=place.device,
         seed=config.training.seed,
         arithmetic=arithmetic,
@@ -216,6 +212,15 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
         read_weights(config.model, config.model.from_hf, parameter_names(*model.stages) | buffer_names(*model.stages))
     return model
+
+
+def keeping_of(config: RunConfig, layout: Layout) -> Keeping:
+    """What becomes of activations and gradients."""
+    return Keeping(
+        recompute=config.recompute,
+        offloaded=config.offload.activations,
+        splits_backward=layout.pp > 1 and config.parallelism.pipeline.schedule in SPLITS_BACKWARD,
+    )
 
 
 def loss_scale_of(config: RunConfig) -> LossScale:
@@ -291,7 +296,7 @@ def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
     }
 
 
-def _stages(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
+def stages_of_rank(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
     """The stages of the pipeline that `rank` has."""
     pipeline = config.parallelism.pipeline
     stages = stages_of(config.model, pipeline, layout.pp, config.data.train.sequence_length)

@@ -35,7 +35,7 @@ class Counted(TorchDispatchMode):
     """Notes every collective over more than one rank that is called in the block."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
 
     def __torch_dispatch__(
@@ -62,7 +62,8 @@ class Counted(TorchDispatchMode):
 def _ranks_of(args: Sequence[Any]) -> tuple[int, ...]:
     for argument in args:
         if isinstance(argument, str) and argument in c10d._world.pg_names.values():
-            return tuple(dist.get_process_group_ranks(c10d._resolve_process_group(argument)))
+            group = c10d._resolve_process_group(argument)  # type: ignore[attr-defined, arg-type]
+            return tuple(dist.get_process_group_ranks(group))
         if isinstance(argument, torch.ScriptObject) and "ProcessGroup" in str(argument._type()):
             group = dist.ProcessGroup.unbox(argument)
             return tuple(dist.get_process_group_ranks(group))
