@@ -95,7 +95,10 @@ def test_a_large_recipe_trains_on_the_published_number_of_tokens(name: str, toke
 def test_a_small_recipe_trains_through_all_its_phases(name: str, tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     with contextlib.chdir(run.folder):
-        loaded = load(RECIPES / f"{name}.yaml", (*TINY_DATA, "training.output_folder=out", "monitor.sinks=[jsonl]"))
+        loaded = load(
+            RECIPES / f"{name}.yaml",
+            (*TINY_DATA, "training.output_folder=out", "monitor.sinks=[jsonl]", "monitor.log_every_steps=1"),
+        )
         train(loaded.config, World())
     steps = run.metrics("step")
     assert [line["step"] for line in steps if line["skipped_steps"]] == []

@@ -16,7 +16,10 @@ TILE = 128
 LARGEST = 448.0
 """Of E4M3, which has no infinity."""
 SMALLEST_AMAX = 1e-4
-"""A tile is scaled as if it held a number of this size at least, as in DeepSeek's released kernel."""
+"""A tile of activations or weights is scaled as if it held a number of this size at least, as in DeepSeek's released
+kernel, which is one for inference."""
+SMALLEST_GRADIENT = 1e-30
+"""The same for gradients, for division's sake alone: those of a mean over 63 million tokens are near 1e-9."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +44,25 @@ class Fp8Recipe:
     has_power_of_two_scales: bool = False
 
     def in_tiles(self, x_mk: Tensor) -> Quantised:
-        """Activations and gradients: tiles of 1 x 128."""
+        """Activations: tiles of 1 x 128."""
         return quantised(x_mk, rows=1, to_power_of_two=self.has_power_of_two_scales)
+
+    def in_gradient_tiles(self, grad_mk: Tensor) -> Quantised:
+        """Gradients of activations: tiles of 1 x 128, however small what they hold."""
+        to_power_of_two = self.has_power_of_two_scales
+        return quantised(grad_mk, rows=1, to_power_of_two=to_power_of_two, smallest_amax=SMALLEST_GRADIENT)
 
     def in_blocks(self, weight_nk: Tensor) -> Quantised:
         """Weights: blocks of 128 x 128."""
         return quantised(weight_nk, rows=TILE, to_power_of_two=self.has_power_of_two_scales)
 
 
-def quantised(x_mk: Tensor, *, rows: int, to_power_of_two: bool) -> Quantised:
+def quantised(x_mk: Tensor, *, rows: int, to_power_of_two: bool, smallest_amax: float = SMALLEST_AMAX) -> Quantised:
     """`x_mk` of any floating type, in tiles of `rows` x 128: scale = amax / 448, value = x / scale rounded to E4M3."""
     count, width = x_mk.shape
     padded = F.pad(x_mk.detach().float(), (0, -width % TILE, 0, -count % rows))
     tiles = padded.view(padded.shape[0] // rows, rows, padded.shape[1] // TILE, TILE)
-    scales = tiles.abs().amax((1, 3)).clamp(min=SMALLEST_AMAX) / LARGEST
+    scales = tiles.abs().amax((1, 3)).clamp(min=smallest_amax) / LARGEST
     if to_power_of_two:
         scales = _rounded_up(scales)
     values = (tiles / scales[:, None, :, None]).to(torch.float8_e4m3fn).view(padded.shape)

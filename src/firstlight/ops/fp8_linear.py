@@ -48,7 +48,7 @@ class _Linear(torch.autograd.Function):
         rows, grad_no = _tiles(*ctx.saved_tensors), grad.flatten(0, -2)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_nd = recipe.product(recipe.in_tiles(grad_no), transposed(recipe.in_blocks(weight_od)))
+            grad_nd = recipe.product(recipe.in_gradient_tiles(grad_no), transposed(recipe.in_blocks(weight_od)))
             grad_x = grad_nd.to(ctx.dtype).view(*grad.shape[:-1], -1)
 
         def weight_gradient() -> Tensor:
@@ -86,7 +86,7 @@ class _GroupedLinear(torch.autograd.Function):
         (grad_no,), weight_eod, ends, recipe = gradients, ctx.weight, ctx.ends, ctx.recipe
         rows, grad_rows = _tiles(*ctx.saved_tensors), None
         if ctx.needs_input_grad[0]:
-            parts = zip(_segments(recipe.in_tiles(grad_no), ends), weight_eod, strict=True)
+            parts = zip(_segments(recipe.in_gradient_tiles(grad_no), ends), weight_eod, strict=True)
             grads = [recipe.product(part, transposed(recipe.in_blocks(weight_od))) for part, weight_od in parts]
             grad_rows = torch.cat(grads).to(ctx.dtype)
 
@@ -105,7 +105,7 @@ class _GroupedLinear(torch.autograd.Function):
 
 def _weight_gradient(grad_no: Tensor, input_nd: Tensor, recipe: Fp8Recipe) -> Tensor:
     """Tiles hold 128 rows, counted from the first one that is given."""
-    return recipe.product(recipe.in_tiles(grad_no.T), recipe.in_tiles(input_nd.T))
+    return recipe.product(recipe.in_gradient_tiles(grad_no.T), recipe.in_tiles(input_nd.T))
 
 
 def _tiles(values_nd: Tensor, scales: Tensor) -> Quantised:

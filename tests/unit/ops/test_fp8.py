@@ -137,6 +137,17 @@ def test_experts_are_linear_layers_of_their_own():
     assert not weights.grad[1].any()
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_gradients_of_a_mean_over_many_tokens_are_as_exact_as_others(name: str):
+    x, weight, grad = drawn(40, 144).requires_grad_(), drawn(136, 144, seed=1).requires_grad_(), drawn(40, 136, seed=2)
+    out = fp8_linear(x, weight, None, RECIPES[name])
+    large = torch.autograd.grad(out, (x, weight), grad, retain_graph=True)
+    small = torch.autograd.grad(out, (x, weight), grad * 2.0**-40)
+    for one, other in zip(large, small, strict=True):
+        assert one.any()
+        assert torch.equal(other, one * 2.0**-40)
+
+
 def test_no_rows_at_all():
     weights = drawn(2, 8, 16).requires_grad_()
     rows = torch.zeros(0, 16, requires_grad=True)
