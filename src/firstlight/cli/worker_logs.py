@@ -48,7 +48,7 @@ def log_to_worker(folder: Path, world: World) -> None:
     if world.rank == 0 and last > 0:
         # Open for the life of the process, as standard output is.
         twin = worker_log(folder, last).open("a", encoding="utf-8", buffering=1)
-        sys.stdout = _Twice(sys.stdout, twin)  # type: ignore[assignment]  # all of it that is used
+        sys.stdout = _Twice(sys.stdout, twin)
 
 
 class _Twice:
