@@ -15,7 +15,7 @@ from firstlight.cli.background import start_in_background
 from firstlight.cli.config import check_files
 from firstlight.cli.configuration import Configuration, read_configuration
 from firstlight.cli.train import train_here
-from firstlight.cli.worker_logs import log_to_scheduler, log_to_worker, worker_log
+from firstlight.cli.worker_logs import log_to_rank, log_to_scheduler, log_to_worker, worker_log
 from firstlight.compat.home_folder import make_home
 from firstlight.compat.launcher_arguments import LauncherRequest, read_launcher_arguments
 from firstlight.compat.run_arguments import RunRequest, read_run_arguments
@@ -59,6 +59,8 @@ def run(
     if log_folder is not None:
         log_to_worker(log_folder, world)
     log.set_up(rank=world.rank)
+    if log_folder is not None:
+        log_to_rank(world)
     if world.launcher_pid is not None:
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)

@@ -91,6 +91,10 @@ def test_one_worker_trains_and_leaves_its_log(home: Path) -> None:
     log = (home / "out/msrun_log/worker_0.log").read_text()
     assert "step 3/3  loss" in log
     assert (home / "out/msrun_log/scheduler.log").is_file()
+    info = (home / "output/log/rank_0/info.log").read_text()
+    assert "step 3/3  loss" in info
+    assert "[INFO] " in info
+    assert (home / "output/log/rank_0/error.log").read_text() == ""
     assert (home / "out/checkpoints/step-00000003").is_dir()
 
 
