@@ -28,11 +28,8 @@ from firstlight.launch.parent import die_with, write_stacks_when_asked
 
 app = typer.Typer(no_args_is_help=True, help="What the scripts of MINDFORMERS_HOME call.")
 
-_AS_THEY_ARE = {"ignore_unknown_options": True, "help_option_names": []}
-"""All words after -- belong to MindFormers' script."""
-
 Home = Annotated[Path, typer.Option(help="MINDFORMERS_HOME.", show_default=False)]
-Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD]...", help="As that script takes them.")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD]...", help="After --, as that script takes them.")]
 
 
 def home_folder(
@@ -48,11 +45,13 @@ def home_folder(
     typer.echo(make_home((folder or user_cache_folder() / "firstlight" / "mindformers").absolute()))
 
 
-@app.command("run", context_settings=_AS_THEY_ARE)
+@app.command("run")
 def run(
     home: Home,
     words: Words = None,
-    log_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    log_folder: Annotated[
+        Path | None, typer.Option(help="Write to worker logs in this folder; given by launch.", show_default=False)
+    ] = None,
 ) -> None:
     """Train, as run_mindformer.py is told to: in this process, as one rank of as many as a launcher has started."""
     world = World.from_environment()
@@ -70,12 +69,14 @@ def run(
         sys.exit(train_here(read, world, []))
 
 
-@app.command("launch", context_settings=_AS_THEY_ARE)
+@app.command("launch")
 def launch(
     home: Home,
     words: Words = None,
     log_suffix: Annotated[str, typer.Option(help="MF_LOG_SUFFIX.", show_default=False)] = "",
-    in_background: Annotated[bool, typer.Option(hidden=True)] = False,
+    in_background: Annotated[
+        bool, typer.Option("--in-background", help="This is the launcher that went on in the background.")
+    ] = False,
 ) -> None:
     """Start workers, as msrun_launcher.sh is told to."""
     asked = read_launcher_arguments(words or [], log_suffix=log_suffix)
@@ -92,7 +93,7 @@ def launch(
     sys.exit(code)
 
 
-@app.command("wikitext", context_settings=_AS_THEY_ARE)
+@app.command("wikitext")
 def wikitext(words: Words = None) -> None:
     """WikiText into rows of one length, as wikitext_to_bin.py is told to."""
     asked = read_wikitext_arguments(words or [])
