@@ -15,7 +15,7 @@ from firstlight.cli.background import start_in_background
 from firstlight.cli.config import check_files
 from firstlight.cli.configuration import Configuration, read_configuration
 from firstlight.cli.train import train_here
-from firstlight.cli.worker_logs import log_to_scheduler, log_to_worker, worker_log
+from firstlight.cli.worker_logs import log_to_rank, log_to_scheduler, log_to_worker, worker_log
 from firstlight.compat.home_folder import make_home
 from firstlight.compat.launcher_arguments import LauncherRequest, read_launcher_arguments
 from firstlight.compat.run_arguments import RunRequest, read_run_arguments
@@ -28,11 +28,8 @@ from firstlight.launch.parent import die_with, write_stacks_when_asked
 
 app = typer.Typer(no_args_is_help=True, help="What the scripts of MINDFORMERS_HOME call.")
 
-_AS_THEY_ARE = {"ignore_unknown_options": True, "help_option_names": []}
-"""All words after -- belong to MindFormers' script."""
-
 Home = Annotated[Path, typer.Option(help="MINDFORMERS_HOME.", show_default=False)]
-Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD]...", help="As that script takes them.")]
+Words = Annotated[list[str] | None, typer.Argument(metavar="[WORD]...", help="After --, as that script takes them.")]
 
 
 def home_folder(
@@ -48,17 +45,21 @@ def home_folder(
     typer.echo(make_home((folder or user_cache_folder() / "firstlight" / "mindformers").absolute()))
 
 
-@app.command("run", context_settings=_AS_THEY_ARE)
+@app.command("run")
 def run(
     home: Home,
     words: Words = None,
-    log_folder: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    log_folder: Annotated[
+        Path | None, typer.Option(help="Write to worker logs in this folder; given by launch.", show_default=False)
+    ] = None,
 ) -> None:
     """Train, as run_mindformer.py is told to: in this process, as one rank of as many as a launcher has started."""
     world = World.from_environment()
     if log_folder is not None:
         log_to_worker(log_folder, world)
     log.set_up(rank=world.rank)
+    if log_folder is not None:
+        log_to_rank(world)
     if world.launcher_pid is not None:
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)
@@ -68,12 +69,14 @@ def run(
         sys.exit(train_here(read, world, []))
 
 
-@app.command("launch", context_settings=_AS_THEY_ARE)
+@app.command("launch")
 def launch(
     home: Home,
     words: Words = None,
     log_suffix: Annotated[str, typer.Option(help="MF_LOG_SUFFIX.", show_default=False)] = "",
-    in_background: Annotated[bool, typer.Option(hidden=True)] = False,
+    in_background: Annotated[
+        bool, typer.Option("--in-background", help="This is the launcher that went on in the background.")
+    ] = False,
 ) -> None:
     """Start workers, as msrun_launcher.sh is told to."""
     asked = read_launcher_arguments(words or [], log_suffix=log_suffix)
@@ -90,7 +93,7 @@ def launch(
     sys.exit(code)
 
 
-@app.command("wikitext", context_settings=_AS_THEY_ARE)
+@app.command("wikitext")
 def wikitext(words: Words = None) -> None:
     """WikiText into rows of one length, as wikitext_to_bin.py is told to."""
     asked = read_wikitext_arguments(words or [])

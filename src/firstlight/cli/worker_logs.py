@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -11,6 +12,8 @@ from firstlight.base.errors import InputError
 from firstlight.base.world import World
 
 SCHEDULER = "scheduler.log"
+RANK_LOGS = Path("output", "log")
+"""Below the folder that the command is given in, wherever the run's own is."""
 _OUTPUT, _ERRORS = 1, 2
 """The descriptors: libraries in C++ write to them as well."""
 
@@ -25,7 +28,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"LOG_DIR = {folder} cannot be made: {error}") from None
+        raise InputError(f"the folder of logs {folder} cannot be made: {error}") from None
 
 
 def log_to_scheduler(folder: Path) -> None:
@@ -45,17 +48,34 @@ def log_to_worker(folder: Path, world: World) -> None:
         os.dup2(file.fileno(), _OUTPUT)
         os.dup2(file.fileno(), _ERRORS)
     last = world.local_size - 1
-    if world.rank == 0 and last > 0:
+    if world.rank == 0:
+        twins = [_rank_folder(world) / "info.log", *([worker_log(folder, last)] if last else [])]
         # Open for the life of the process, as standard output is.
-        twin = worker_log(folder, last).open("a", encoding="utf-8", buffering=1)
-        sys.stdout = _Twice(sys.stdout, twin)  # all of it that is used
+        sys.stdout = _Several([sys.stdout, *(path.open("a", encoding="utf-8", buffering=1) for path in twins)])
 
 
-class _Twice:
-    """Writes to two streams."""
+def log_to_rank(world: World) -> None:
+    """The logger's lines go to MindFormers' other tree of logs as well, in the form that they have there."""
+    for name, level in (("info.log", logging.INFO), ("error.log", logging.ERROR)):
+        handler = logging.FileHandler(_rank_folder(world) / name, encoding="utf-8")
+        handler.setLevel(level)
+        handler.setFormatter(
+            logging.Formatter("[%(levelname)s] %(asctime)s [%(pathname)s:%(lineno)d] %(funcName)s: %(message)s")
+        )
+        log.get_logger().addHandler(handler)
 
-    def __init__(self, first: TextIO, second: TextIO) -> None:
-        self._streams = (first, second)
+
+def _rank_folder(world: World) -> Path:
+    folder = RANK_LOGS / f"rank_{world.rank}"
+    make_folder(folder)
+    return folder
+
+
+class _Several:
+    """Writes to several streams."""
+
+    def __init__(self, streams: Sequence[TextIO]) -> None:
+        self._streams = streams
 
     def write(self, text: str) -> int:
         for stream in self._streams:

@@ -187,8 +187,8 @@ class RunFolder:
 
 
 def _holds_logs(entry: Path) -> bool:
-    """Whether this is a folder of files NAME.log and nothing else."""
-    return entry.is_dir() and all(file.suffix == ".log" and file.is_file() for file in entry.iterdir())
+    """Whether this is a folder with no other files than NAME.log, in whatever folders."""
+    return entry.is_dir() and all(file.suffix == ".log" or file.is_dir() for file in entry.rglob("*"))
 
 
 def _as_tokenizer_json(path: Path) -> bytes:

@@ -91,7 +91,11 @@ def test_one_worker_trains_and_leaves_its_log(home: Path) -> None:
     log = (home / "out/msrun_log/worker_0.log").read_text()
     assert "step 3/3  loss" in log
     assert (home / "out/msrun_log/scheduler.log").is_file()
-    assert (home / "out/checkpoints/step-00000003").is_dir() or list((home / "out/checkpoints").iterdir())
+    info = (home / "output/log/rank_0/info.log").read_text()
+    assert "step 3/3  loss" in info
+    assert "[INFO] " in info
+    assert (home / "output/log/rank_0/error.log").read_text() == ""
+    assert (home / "out/checkpoints/step-00000003").is_dir()
 
 
 def test_workers_in_the_background_outlive_the_launcher(home: Path) -> None:
@@ -104,6 +108,7 @@ def test_workers_in_the_background_outlive_the_launcher(home: Path) -> None:
     assert "step 3/3  loss" in (home / "logs/worker_1.log").read_text()
 
 
+@pytest.mark.slow
 def test_two_nodes_train_together(home: Path) -> None:
     order = f"{ORDER} {SMALL} --output_dir nodes --use_parallel True --parallel_config.data_parallel 2 --batch_size 1"
     place = ["127.0.0.1", str(free_port())]

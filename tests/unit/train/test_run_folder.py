@@ -56,8 +56,9 @@ def config(tmp_path: Path, *overrides: str) -> RunConfig:
 
 
 def test_logs_of_a_launcher_are_no_reason_to_refuse_a_folder(tmp_path: Path, folder: RunFolder) -> None:
-    (folder.path / "msrun_log").mkdir(parents=True)
-    (folder.path / "msrun_log" / "worker_0.log").write_text("")
+    for name in ("msrun_log", "log/rank_0"):
+        (folder.path / name).mkdir(parents=True)
+        (folder.path / name / "worker_0.log").write_text("")
     folder.claim(config(tmp_path))
     assert open_run(folder.path)[0] == folder
 
