@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-all check bench docs clean
+.PHONY: help quickstart test test-all check bench soak docs clean
 
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 BIN := .venv/bin
@@ -29,6 +29,9 @@ check: $(STAMP)  ## Check format, style, types and the import order of the rooms
 bench: $(STAMP)  ## Run every benchmark in benchmarks/
 	@compgen -G 'benchmarks/bench_*.py' >/dev/null || { echo "bench: no benchmarks/bench_*.py to run" >&2; exit 1; }
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+soak: $(STAMP)  ## Kill ranks of a run at chance moments for 10 minutes, and compare its end
+	$(BIN)/python scripts/soak.py
 
 docs: $(STAMP)  ## Write the reference, the tables of layouts and of MindFormers' keys
 	$(BIN)/python scripts/write_reference.py

@@ -10,7 +10,9 @@ from tests.architecture.sources import Imports, SourceFile, imported_modules, pl
 INSIDE_A_FUNCTION = (
     ("cli/", "firstlight", "a verb imports what it calls, so that the others and --help answer without torch"),
     ("checkpoint/object_store.py", "fsspec", "an extra, used only where checkpoint.copy_to is set"),
+    ("observe/mlflow.py", "mlflow", "an extra, used only when the sink is chosen"),
     ("observe/tensorboard.py", "tensorboard", "slow to load, and used only when the sink is chosen"),
+    ("observe/wandb.py", "wandb", "an extra, used only when the sink is chosen"),
 )
 
 

@@ -82,3 +82,16 @@ def test_checkpoints_are_measured(tmp_path: Path) -> None:
         assert any(line.strip().startswith(name) and "GB/s" in line for line in done.stdout.splitlines()), done.stdout
     assert "% of dcp.save" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_monitoring_is_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "bench_observe.py"), "--rounds", "1", "--steps", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["monitoring", "off", "default", "everything"]
+    assert all(float(line[1]) > 0 for line in lines[1:])

@@ -11,7 +11,21 @@ from firstlight.base.errors import FirstlightError
 from firstlight.base.failure import Reported
 from firstlight.base.peers import PeerFailed
 from firstlight.base.world import ask_for_reproducible_products
-from firstlight.cli import checkpoint, config, convert, data, dataset, drill, dry_run, plan, run, train, translate
+from firstlight.cli import (
+    checkpoint,
+    config,
+    convert,
+    data,
+    dataset,
+    drill,
+    dry_run,
+    dry_run,
+    plan,
+    run,
+    train,
+    translate,
+    watch,
+)
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failure while running, 2 wrong input, 3 no loadable checkpoint, 4 output folder in use, "
@@ -40,6 +54,7 @@ app.command("export")(run.export)
 app.command("convert")(convert.convert)
 app.command("translate")(translate.translate)
 app.command("report")(run.report)
+app.command("watch")(watch.watch)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(config.app, name="config")
 

@@ -78,8 +78,9 @@ def _router(facts: Facts, defaults: Defaults, family: str) -> dict[str, Any]:
         "norm_topk_prob": _is_normalised(facts, defaults, scoring, family),
     }
     router |= _groups(facts, defaults)
-    if facts.number("router_z_loss", 0.0):
-        facts.note("model", "the z-loss of the router is left out: it is not there", "router_z_loss")
+    weight = facts.number("router_z_loss", 0.0)
+    if weight:
+        router["z_loss"] = weight
     factor = facts.number("routed_scaling_factor", defaults["routed_scaling_factor"])
     if factor != 1.0 and scoring == "softmax" and family != "deepseek_v2":
         facts.note(

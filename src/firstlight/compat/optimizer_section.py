@@ -77,8 +77,9 @@ def _muon(facts: Facts, *, latent: bool) -> Section:
     names = facts.words("adamw_names") if facts.has("adamw_names") else []
     if names:
         section["adamw_for"] = sorted({*_patterns(facts, "adamw_names", names), "*.router.*"})
-    if facts.has("qk_clip") or facts.generation is not Generation.PYNATIVE:
-        facts.note("optimizer", "Muon is without the clip of query and key weights here", "qk_clip")
+    # MindFormers' older generations clip whenever they use Muon.
+    if facts.is_on("clips_qk", default=facts.has("qk_clip") or facts.generation is not Generation.PYNATIVE):
+        section["qk_clip"] = {"threshold": facts.number("qk_clip", 100.0)}
     return section
 
 

@@ -39,12 +39,9 @@ _MUON = (
     *renamed("adamw_betas", "optimizer.betas", "adamw_betas"),
     *renamed("adamw_eps", "optimizer.eps", "adamw_eps"),
     *converted("adamw_names", "optimizer.adamw_for", "patterns of names here", "adamw_include"),
+    *renamed("qk_clip", "optimizer.qk_clip.threshold", "qk_clip_threshold"),
     *converted(
-        "qk_clip",
-        "optimizer",
-        "the clip of query and key weights is not there; said aloud",
-        "qk_clip_threshold",
-        "qk_clip_enabled",
+        "clips_qk", "optimizer.qk_clip", "as written; without it, Muon clips in the older schemas", "qk_clip_enabled"
     ),
     *ignored("how updates are computed on several ranks follows from the layout", "comm_strategy", "use_fused_adamw"),
     *ignored("deprecated in MindFormers", "qkv_split", "micro_batch_num", "op_group"),

@@ -87,10 +87,19 @@ def _say_how_scores_are_scaled(facts: Facts) -> None:
     """The graph code of r1.6 to r1.9 has YaRN's factor in the softmax scale even where the rotation is plain."""
     factor = facts.value("rope_factor", 40.0)
     factor = facts.number("rope_factor", 40.0) if not isinstance(factor, Mapping) else 40.0
-    mscale = 1.0 if factor <= 1 else 0.1 * facts.number("mscale", 0.707) * math.log(factor) + 1
+    weight = facts.number("mscale", 0.707)
+    mscale = 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1
     if mscale != 1.0:
         facts.note(
             "model",
             f"MindFormers' graph code multiplies the softmax scale by {mscale**2:.4f} (YaRN's factor for "
-            f"rotary_scaling_factor {factor:g}) although the rotation is plain; here it is 1 / sqrt(width of a head)",
+            f"rotary_scaling_factor {factor:g}) although the rotation is plain; here it is 1 / sqrt(width of a head). "
+            f"To have it, write rope.scaling: {{kind: yarn, factor: {factor:g}, mscale: {weight:g}, mscale_all_dim: "
+            f"{weight:g}, original_max_position_embeddings: {_too_long_to_stretch(facts)}}}, a length so great that no "
+            "pair is stretched",
         )
+
+
+def _too_long_to_stretch(facts: Facts) -> int:
+    """A length over which the slowest pair turns more often than `beta_fast`, which YaRN therefore leaves alone."""
+    return math.ceil(1.1 * 32 * 2 * math.pi * facts.number("rope_theta", 10000.0))

@@ -140,13 +140,7 @@ ROUTER_ROWS: Rows = (
         "a legacy file chooses among groups with group_limited_greedy alone",
         "topk_method",
     ),
-    *converted(
-        "router_z_loss",
-        "model.feed_forward.router",
-        "a z-loss of the router is not there; it is left out, and said aloud",
-        "z_loss_factor",
-        "moe_z_loss_coeff",
-    ),
+    *renamed("router_z_loss", "model.feed_forward.router.z_loss", "z_loss_factor", "moe_z_loss_coeff"),
     *ignored("follows from the router's kind", "routing_policy"),
     *ignored(
         _DROPLESS,

@@ -7,6 +7,7 @@ from pydantic import Field
 from firstlight.config.averages import AveragesConfig
 from firstlight.config.data import DataConfig
 from firstlight.config.model import ModelConfig
+from firstlight.config.monitor import MonitorConfig
 from firstlight.config.optimizer import OptimizerChoice
 from firstlight.config.phases import Phase
 from firstlight.config.recompute import NoRecompute, OffloadConfig, Recompute
@@ -14,7 +15,6 @@ from firstlight.config.schedule import ConstantSchedule, Schedule
 from firstlight.config.section import Section
 from firstlight.config.training import (
     CheckpointConfig,
-    MonitorConfig,
     ParallelismConfig,
     ResilienceConfig,
     TrainingConfig,

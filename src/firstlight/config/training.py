@@ -128,15 +128,3 @@ class ResilienceConfig(Section):
     """The same for phases that have not ended once: the first step compiles, reads and waits."""
     inject: tuple[PlantedFault, ...] = ()
     """Faults to rehearse. Each happens once in a run."""
-
-
-class MonitorConfig(Section):
-    """What is shown, where, and how often."""
-
-    log_every_steps: Count = 10
-    sinks: tuple[Literal["console", "jsonl", "tensorboard"], ...] = ("console", "jsonl", "tensorboard")
-    watches_attention_logits: bool = False
-    """Whether the largest attention logit is measured, at the price of one more product of queries and keys.
-    `optimizer.qk_clip` measures it anyway."""
-    peak_flops_per_second: Positive | None = None
-    """Of one device, for the MFU figure; null measures this device's matrix products at the start."""

@@ -1,34 +1,30 @@
 """The charts of a report, as plotly figures that read on a light and on a dark page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
 
+from firstlight.observe.figure import COLORS, GREY, Chart, blank_figure, escaped
+from firstlight.observe.heat_maps import RANKS_AXIS, heat_maps
 from firstlight.observe.history import History, Line
-from firstlight.observe.record import LOSS_PREFIX, MAX_VIO, PAUSES, SECONDS_PREFIX
-
-COLORS = ("#4f86e0", "#e28743", "#3fa67f", "#cf5f86", "#8e74d6", "#c2a02e", "#4fb3c4", "#9a7b62")
-"""Of runs, or of the series of a single run. Mid-tones: they stand out from white as from near-black."""
+from firstlight.observe.record import (
+    GRAD_NORM_PREFIX,
+    LOSS_PREFIX,
+    MAX_VIO,
+    PAUSES,
+    SECONDS_PREFIX,
+    UPDATE_NORM_PREFIX,
+    WEIGHT_NORM_PREFIX,
+)
+from firstlight.observe.timeline import event_positions, timeline
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up")
-_GREY = "#7f8893"
-_GRID = "rgba(127, 136, 147, 0.18)"
 _OTHER = "other"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """A figure with what stands around it on the page."""
-
-    title: str
-    note: str
-    figure: Any
-    is_wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +42,32 @@ _FIGURES = (
     _Figure(name="learning_rate", title="Learning rate", note="of each logged step", format=".1e"),
     _Figure(name="grad_norm", title="Gradient norm", note="global, before clipping"),
     _Figure(name="tokens_per_second", title="Throughput", note="tokens per second, all ranks", format=",~s"),
-    _Figure(name="mfu", title="Model FLOPs utilisation", note="share of the peak of all ranks", format=".1~%"),
+    _Figure(name="mfu", title="Model FLOPs utilisation", note="share of the peak of all ranks", format=".2~p"),
     _Figure(name=MAX_VIO, title="Expert load", note="max load / mean load - 1, the worst layer; 0 is even"),
     _Figure(name="memory_bytes", title="Peak memory", note="GB", scale=1e-9),
+    _Figure(
+        name="pipeline_bubble",
+        title="Pipeline bubble",
+        note="share of a step in which stages wait, mean of all ranks",
+        format=".0~%",
+    ),
     _Figure(name="skipped_steps", title="Skipped steps", note="updates left out since the previous record"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grouped:
+    """A chart with a line for each group of modules."""
+
+    prefix: str
+    title: str
+    note: str
+
+
+_GROUPED = (
+    _Grouped(prefix=GRAD_NORM_PREFIX, title="Gradient norm by group", note="of each group of modules, before clipping"),
+    _Grouped(prefix=WEIGHT_NORM_PREFIX, title="Weight norm by group", note="after the step"),
+    _Grouped(prefix=UPDATE_NORM_PREFIX, title="Update norm by group", note="of the change that one step makes"),
 )
 
 
@@ -58,7 +76,13 @@ def charts(runs: Sequence[History]) -> list[Chart]:
     found = [_loss(runs), _loss_parts(runs)]
     found += [_single(runs, figure) for figure in _FIGURES]
     found.insert(5, _time_by_step(runs[0]) if len(runs) == 1 else _time_by_run(runs))
-    return _without_gap([chart for chart in found if chart is not None])
+    if len(runs) == 1:
+        found += [_by_group(runs[0], group) for group in _GROUPED]
+    for number, run in enumerate(runs):
+        found += heat_maps(run, number, is_only=len(runs) == 1)
+    drawn = _without_gap([chart for chart in found if chart is not None])
+    events = timeline(runs)
+    return [drawn[0], events, *drawn[1:]] if events is not None else drawn
 
 
 def _without_gap(found: list[Chart]) -> list[Chart]:
@@ -74,6 +98,8 @@ def axes(runs: Sequence[History]) -> dict[str, dict[str, list[Any]]]:
         found[_axis(number)] = _positions(run.steps)
         for name, lines in run.evaluations.items():
             found[_axis(number, name)] = _positions(lines)
+        found[f"{number}{RANKS_AXIS}"] = _positions(run.ranks)
+        found |= event_positions(run, number)
     return found
 
 
@@ -99,7 +125,7 @@ def _loss(runs: Sequence[History]) -> Chart:
     size = sizes.pop() if len(sizes) == 1 else None
     if size is not None:
         note += f"; dashed: untrained, ln({size:,}) = {math.log(size):.2f}"
-        figure.add_hline(y=math.log(size), line={"color": _GREY, "width": 1, "dash": "dash"})
+        figure.add_hline(y=math.log(size), line={"color": GREY, "width": 1, "dash": "dash"})
     return Chart(title="Loss", note=note, figure=figure, is_wide=True)
 
 
@@ -110,7 +136,7 @@ def _held_out(runs: Sequence[History], number: int, index: int, name: str, lines
         x=[line["step"] for line in lines],
         y=[line.get("loss") for line in lines],
         meta=_axis(number, name),
-        name=_escaped(label),
+        name=escaped(label),
         mode="markers+lines",
         line={"color": color, "width": 1, "dash": "dot"},
         marker={"size": 8, "symbol": _SYMBOLS[index % len(_SYMBOLS)], "color": color},
@@ -149,6 +175,27 @@ def _single(runs: Sequence[History], drawn: _Figure) -> Chart | None:
     return Chart(title=drawn.title, note=drawn.note, figure=figure)
 
 
+def _by_group(run: History, grouped: _Grouped) -> Chart | None:
+    groups = run.names(grouped.prefix)
+    if not groups:
+        return None
+    figure = blank_figure()
+    for index, group in enumerate(groups):
+        color = COLORS[index % len(COLORS)]
+        trace = _line([run], 0, run.column(grouped.prefix + group), name=group, color=color)
+        trace.line.dash = _DASHES[index // len(COLORS) % len(_DASHES)]
+        figure.add_trace(trace)
+    figure.update_yaxes(type="log", tickformat=".0~e", dtick=_decades(run, groups, grouped.prefix))
+    return Chart(title=grouped.title, note=grouped.note, figure=figure)
+
+
+def _decades(run: History, groups: Sequence[str], prefix: str) -> int | str:
+    """Plotly's step between ticks of a logarithmic axis: whole decades, or 1, 2, 5 where there are few of them."""
+    values = [value for group in groups for value in run.column(prefix + group) if value]
+    span = math.log10(max(values) / min(values)) if values else 0.0
+    return "D2" if span < 2 else max(1, round(span / 5))
+
+
 def _time_by_step(run: History) -> Chart | None:
     split = _time_split(run)
     if not split:
@@ -172,8 +219,8 @@ def _time_by_run(runs: Sequence[History]) -> Chart | None:
         means = [_mean(run, split[name]) if name in split else None for run, split in zip(runs, splits, strict=True)]
         bar = go.Bar(
             x=means,
-            y=[_escaped(run.name) for run in runs],
-            name=_escaped(name),
+            y=[escaped(run.name) for run in runs],
+            name=escaped(name),
             orientation="h",
             marker={"color": _span_color(name, index), "line": {"width": 0}},
         )
@@ -207,7 +254,7 @@ def _time_split(run: History) -> dict[str, list[float]]:
 
 
 def _span_color(name: str, index: int) -> str:
-    return _GREY if name == _OTHER else COLORS[index % len(COLORS)]
+    return GREY if name == _OTHER else COLORS[index % len(COLORS)]
 
 
 def _line(runs: Sequence[History], number: int, values: Sequence[float | None], *, name: str, color: str) -> Any:
@@ -215,38 +262,7 @@ def _line(runs: Sequence[History], number: int, values: Sequence[float | None], 
         x=[line["step"] for line in runs[number].steps],
         y=list(values),
         meta=_axis(number),
-        name=_escaped(name),
+        name=escaped(name),
         mode="lines" if len(values) > 1 else "markers",
         line={"color": color, "width": 1.5},
     )
-
-
-def blank_figure(*, height: int = 300) -> Any:
-    """A plotly figure without traces, in the look of the page."""
-    axis: Mapping[str, Any] = {
-        "gridcolor": _GRID,
-        "zeroline": False,
-        "linecolor": _GRID,
-        "automargin": True,
-    }
-    layout = go.Layout(
-        height=height,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": _GREY, "size": 12, "family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"},
-        xaxis={**axis, "spikecolor": _GREY, "spikethickness": 1},
-        yaxis={**axis, "hoverformat": ".5~g"},
-        hovermode="x unified",
-        hoverlabel={"bgcolor": "#1c2026", "bordercolor": "#1c2026", "font": {"color": "#e8eaed"}, "namelength": -1},
-        # the page has its own legend: plotly's takes its room from the plot, and on a phone all of it
-        showlegend=False,
-    )
-    figure = go.Figure(layout=layout)
-    figure.layout.template = None
-    return figure
-
-
-def _escaped(text: str) -> str:
-    """Text for plotly, which reads labels as a small HTML and knows these three entities."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

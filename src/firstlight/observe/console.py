@@ -1,51 +1,89 @@
-"""Shows a run on standard output: one line for each record, and on a terminal a progress bar below the lines."""
+"""Shows a run on standard output: a line for each record, and on a terminal a panel below the lines."""
 
+import logging
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.live import Live
 
+from firstlight.base.log import get_logger
+from firstlight.observe.events import Event
+from firstlight.observe.panel import RunPanel
 from firstlight.observe.quantity import in_bytes, in_duration, in_percent, in_step_time
-from firstlight.observe.record import LOSS_PREFIX, MAX_VIO, Record, held_out_sets, parts_of
+from firstlight.observe.record import LOSS_PREFIX, MAX_VIO, RankTable, Record, held_out_sets, parts_of
 
 _GAP = "  "
+_REDRAWN_PER_SECOND = 2
+
+StepLines = Callable[[Record], list[str]]
+"""The lines of a step's record."""
 
 
 class Console:
     """A sink for people. Parts that a record does not have are left out of its line."""
 
-    def __init__(self, *, total_steps: int, stream: TextIO | None = None, is_terminal: bool | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        stream: TextIO | None = None,
+        is_terminal: bool | None = None,
+        step_lines: StepLines | None = None,
+    ) -> None:
         self._total_steps = total_steps
         self._stream = sys.stdout if stream is None else stream
         self._is_terminal = self._stream.isatty() if is_terminal is None else is_terminal
-        self._bar: _Bar | None = None
+        self._step_lines = step_lines or (lambda record: [step_line(record, total_steps=total_steps)])
+        self._panel = RunPanel(total_steps=total_steps)
+        self._live: Live | None = None
 
     def open(self, step: int, /) -> None:
-        """Start the bar at `step`, if this is a terminal."""
+        """Show the panel at `step`, if this is a terminal."""
+        self._panel.begin(step)
         if self._is_terminal:
-            self._bar = _Bar(self._stream, step, self._total_steps)
+            terminal = Terminal(file=self._stream, force_terminal=True)
+            self._live = Live(self._panel, console=terminal, transient=True, refresh_per_second=_REDRAWN_PER_SECOND)
+            self._live.start()
+            self._log_above()
 
     def write_step(self, record: Record, /) -> None:
-        """Print the line of a step."""
-        self._print(step_line(record, total_steps=self._total_steps))
-        if self._bar:
-            self._bar.move(record)
+        """Print the lines of a step."""
+        self._panel.take_step(record)
+        for line in self._step_lines(record):
+            self._print(line)
 
     def write_evaluation(self, record: Record, /) -> None:
         """Print a line for each held-out set of the record."""
+        self._panel.take_evaluation(record)
         for line in evaluation_lines(record):
             self._print(line)
 
+    def write_ranks(self, _step: int, _table: RankTable, /) -> None:
+        """Not shown: the records have the slowest rank."""
+
+    def take_event(self, event: Event) -> None:
+        """Show on the panel what happened; the log has its own line."""
+        self._panel.take_event(event)
+
     def close(self) -> None:
-        """Take the bar away; the lines stay."""
-        if self._bar:
-            self._bar.close()
-            self._bar = None
+        """Take the panel away; the lines stay."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+            self._log_above()
+
+    def _log_above(self) -> None:
+        """Lines of the log on the same terminal go above the panel: rich has put itself in the place of stderr."""
+        for handler in get_logger().handlers:
+            if isinstance(handler, logging.StreamHandler) and sys.__stderr__ is not None and sys.__stderr__.isatty():
+                handler.setStream(sys.stderr)
 
     def _print(self, line: str) -> None:
-        if self._bar:
-            self._bar.print_above(line)
+        if self._live:
+            # soft_wrap: a long line is the terminal's to break, so that copied text stays one line
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -96,31 +134,3 @@ def _speed_parts(record: Record) -> list[str]:
         f"mem {in_bytes(record['memory_bytes'])}" if record.get("memory_bytes") else "",
         f"eta {in_duration(record['eta_seconds'])}" if record.get("eta_seconds") else "",
     ]
-
-
-class _Bar:
-    """rich's progress bar, below the lines that are printed."""
-
-    def __init__(self, stream: TextIO, step: int, total_steps: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
-            console=Terminal(file=stream, force_terminal=True),
-            transient=True,
-        )
-        self._task: TaskID = self._progress.add_task("", total=total_steps, completed=step, eta="")
-        self._progress.start()
-
-    def move(self, record: Record) -> None:
-        eta = f"eta {in_duration(record['eta_seconds'])}" if "eta_seconds" in record else ""
-        self._progress.update(self._task, completed=record["step"], eta=eta)
-
-    def print_above(self, line: str) -> None:
-        # soft_wrap: a long line is the terminal's to break, so that copied text stays one line
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        self._progress.stop()

@@ -88,7 +88,7 @@ def _machine(run: History) -> list[Card]:
     found = []
     memory = max((value for value in run.column("memory_bytes") if value), default=None)
     if memory is not None:
-        found.append(Card(label="Peak memory", value=in_bytes(memory), note="of the recording rank"))
+        found.append(Card(label="Peak memory", value=in_bytes(memory), note="of the rank that has held most"))
     if "world_size" in run.facts or "device" in run.facts:
         ranks = run.facts.get("world_size", 1)
         device = str(run.facts.get("device", ""))

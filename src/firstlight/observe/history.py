@@ -1,19 +1,22 @@
 """What a run's folder tells of the run: its records, its configuration, its facts and a sample of its text."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from firstlight.base.errors import InputError
 from firstlight.config.source import read_source
+from firstlight.observe.events import EVENTS_FILE, Event, read_events
 from firstlight.observe.jsonl import METRICS_FILE, read_metrics
 from firstlight.observe.record import LOSS_PREFIX, TOKEN_LOSS, held_out_sets
 
 CONFIGURATION_FILE = "config.yaml"
 FACTS_FILE = "run.json"
 SAMPLE_FILE = "sample.txt"
+SAMPLE_NAME = re.compile(r"sample-0*(\d+)\.txt")
 
 Line = Mapping[str, Any]
 
@@ -32,6 +35,11 @@ class History:
     configuration: Mapping[str, Any]
     configuration_text: str
     sample: str
+    ranks: Sequence[Line] = ()
+    """Tables of ranks, ascending: step, and by name a list with a number for each rank."""
+    events: Sequence[Event] = ()
+    samples: Mapping[int, str] = field(default_factory=dict)
+    """Texts that the model wrote after so many steps, ascending."""
 
     @property
     def vocabulary_size(self) -> int | None:
@@ -97,7 +105,32 @@ def _read(folder: Path, name: str) -> History:
         configuration=read_source(configuration_file).values if has_configuration else {},
         configuration_text=_text(configuration_file),
         sample=_text(folder / SAMPLE_FILE),
+        ranks=_with_tokens(_by_step(line for line in lines if line["kind"] == "ranks"), steps),
+        events=read_events(folder / EVENTS_FILE),
+        samples=_samples(folder),
     )
+
+
+def _with_tokens(ranks: Sequence[Line], steps: Sequence[Line]) -> list[Line]:
+    """A table of ranks stands at the place of its step's record."""
+    tokens = {line["step"]: line.get("tokens") for line in steps}
+    return [{**line, "tokens": tokens.get(line["step"])} for line in ranks]
+
+
+def _samples(folder: Path) -> dict[int, str]:
+    found = {int(match[1]): path for path in folder.iterdir() if (match := SAMPLE_NAME.fullmatch(path.name))}
+    return {step: _text(found[step]) for step in sorted(found)}
+
+
+def thinned(run: History, most: int) -> History:
+    """The run with at most so many records of steps, and as many tables of ranks: evenly, the last ones among them."""
+    return replace(run, steps=_thinned(run.steps, most), ranks=_thinned(run.ranks, most))
+
+
+def _thinned(lines: Sequence[Line], most: int) -> Sequence[Line]:
+    if len(lines) <= most:
+        return lines
+    return [lines[(index + 1) * len(lines) // most - 1] for index in range(most)]
 
 
 def _evaluations(lines: Iterable[Line]) -> dict[str, Sequence[Line]]:

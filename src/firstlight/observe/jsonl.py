@@ -1,17 +1,19 @@
 """metrics.jsonl: every record of a run, one JSON object a line, and no step twice however often the run restarts.
 
-Line: {"kind": "step" | "evaluation", "version": 1, ...the record's names}. A number that is not finite is null.
+Line: {"kind": "step" | "evaluation", "version": 1, ...the record's names}, or {"kind": "ranks", "version": 1,
+"step": n, ...names, each with a list of one number for each rank}. A number that is not finite is null.
 """
 
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
-from firstlight.observe.record import Record, held_out_sets
+from firstlight.observe.record import RankTable, Record, held_out_sets
 
 METRICS_FILE = "metrics.jsonl"
 VERSION = 1
@@ -44,6 +46,10 @@ class JsonLines:
             self._evaluated.add(_subject(record))
             self._write("evaluation", record)
 
+    def write_ranks(self, step: int, table: RankTable, /) -> None:
+        """Append a line of kind "ranks"."""
+        self._append("ranks", {"step": step, **{name: [_finite(one) for one in each] for name, each in table.items()}})
+
     def close(self) -> None:
         """Close the file."""
         if self._file:
@@ -51,12 +57,17 @@ class JsonLines:
             self._file = None
 
     def _write(self, kind: str, record: Record) -> None:
+        self._append(kind, {name: _finite(value) for name, value in record.items()})
+
+    def _append(self, kind: str, values: Mapping[str, Any]) -> None:
         if self._file is None:
             raise RuntimeError(f"{self._path} is not open")
-        finite = {name: value if math.isfinite(value) else None for name, value in record.items()}
-        line = {"kind": kind, "version": VERSION, **finite}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.write(json.dumps({"kind": kind, "version": VERSION, **values}, allow_nan=False) + "\n")
         self._file.flush()
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _subject(record: Record) -> tuple[object, ...]:

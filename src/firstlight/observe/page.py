@@ -3,9 +3,10 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from firstlight.observe.charts import Chart
+from firstlight.observe.figure import Chart
 from firstlight.observe.figures import Card
 from firstlight.observe.legend import legend
 
@@ -48,6 +49,9 @@ th { color: var(--quiet); font-weight: 500; font-size: 13px; white-space: normal
   min-width: 84px; }
 th:first-child, td:first-child { text-align: left; font-weight: 600; }
 tbody tr { border-top: 1px solid var(--edge); }
+.overflow { overflow-x: auto; margin-top: 8px; }
+.samples details { margin-top: 10px; }
+.samples summary { font-weight: 500; color: var(--quiet); font-size: 13px; }
 .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 8px; }
 .rest { display: grid; gap: 16px; margin-top: 16px; }
 summary { cursor: pointer; font-weight: 600; }
@@ -96,20 +100,31 @@ POLICY = (
 )
 
 
-def page(*, title: str, plotly_script: str, axes: Mapping[str, Any], body: Sequence[str]) -> str:
-    """The document. `body` is HTML; the browser is told to load nothing, whatever it says."""
+@dataclass(frozen=True, kw_only=True)
+class LivePart:
+    """What a page that follows its run has beside the others: where it may ask, and how it does."""
+
+    policy: str
+    script: str
+
+
+def page(
+    *, title: str, plotly_script: str, axes: Mapping[str, Any], body: Sequence[str], live: LivePart | None = None
+) -> str:
+    """The document. `body` is HTML; the browser is told to load nothing, whatever it says, but what `live` asks for."""
     # "<" would let a name in the data end the script element
+    asked, following = (live.policy, live.script) if live is not None else ("", "")
     positions = json.dumps(axes, allow_nan=False).replace("<", "\\u003c")
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}{asked}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>",
             f"<script>{plotly_script}</script>\n</head>\n<body>\n<main>",
             *body,
             f'</main>\n<script type="application/json" id="axes">{positions}</script>',
-            f"<script>{SCRIPT}</script>\n</body>\n</html>\n",
+            f"<script>{SCRIPT}{following}</script>\n</body>\n</html>\n",
         ]
     )
 
@@ -168,6 +183,29 @@ def folded(title: str, text: str) -> str:
     return f'<details class="panel">{shown}</details>'
 
 
+def samples(title: str, texts: Mapping[int, str]) -> str:
+    """Texts that the model wrote over time, the newest first and open."""
+    newest = max(texts, default=0)
+    blocks = [
+        f"<details{' open' if step == newest else ''}><summary>after step {step:,}</summary>"
+        f'<pre class="prose">{html.escape(texts[step])}</pre></details>'
+        for step in sorted(texts, reverse=True)
+    ]
+    return f'<section class="panel samples"><h2>{html.escape(title)}</h2>{"".join(blocks)}</section>'
+
+
+def difference_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """The keys in which configurations differ, a column for each run."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    lines = [
+        f"<tr><td>{html.escape(key)}</td>{''.join(f'<td>{html.escape(value)}</td>' for value in values)}</tr>"
+        for key, values in rows
+    ]
+    table = f"<table><thead><tr><th>Key</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    shown = table if rows else '<p class="note">none: the runs differ in nothing but their folders</p>'
+    return f'<section class="panel"><h2>Differences in configuration</h2><div class="overflow">{shown}</div></section>'
+
+
 def footer(text: str) -> str:
     """A quiet line at the end."""
     return f"<footer>{html.escape(text)}</footer>"
@@ -186,5 +224,7 @@ def _chart(chart: Chart) -> str:
     config = {"displaylogo": False, "displayModeBar": False, "responsive": True}
     drawing = chart.figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, config=config)
     width = "panel wide" if chart.is_wide else "panel"
-    words = f'<h2>{html.escape(chart.title)}</h2><p class="note">{html.escape(chart.note)}</p>'
-    return f'<div class="{width}">{words}{legend(chart.figure)}<div class="chart">{drawing}</div></div>'
+    title = html.escape(chart.title)
+    words = f'<h2>{title}</h2><p class="note">{html.escape(chart.note)}</p>'
+    buttons = legend(chart.figure) if chart.has_legend else ""
+    return f'<div class="{width}" data-chart="{title}">{words}{buttons}<div class="chart">{drawing}</div></div>'

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from firstlight.observe import page
-from firstlight.observe.charts import COLORS, Chart, blank_figure
+from firstlight.observe.figure import COLORS, Chart, blank_figure
 
 _KINDS = {"F": "forward", "B": "backward", "I": "gradient of the input", "W": "gradients of weights"}
 _MOST_BLOCKS = 6000

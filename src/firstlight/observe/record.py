@@ -12,13 +12,19 @@ A step's record (means are per step, over the steps since the last record):
     step_seconds                mean; without the seconds spent in evaluation and checkpoints
     tokens_per_second           over the same seconds, of all ranks together
     seconds/<span>              mean; "data", "forward_backward", "optimizer", and the pauses "evaluate", "checkpoint"
+                                and "monitor", which is the measuring and writing of the record before
     mfu                         0 to 1; model FLOPs per second over the peak of all ranks; absent when that is unknown
-    memory_bytes                what the assembler's measure says, at this step
+    memory_bytes                peak so far: of the rank that has held most, or of the first if ranks are not measured
     eta_seconds                 steps left at the present step_seconds, without evaluations and checkpoints to come
     grad_norm_limit             above which this step would have been skipped; absent while nothing is
     skipped_steps               steps since the last record that left the weights as they were
     attention_logits/max        the largest of all layers and heads in this step; absent unless it is measured
     expert_load/max_vio         max load / mean load - 1, the largest of all layers; absent without experts
+    expert_load/<layer>/max_vio, /entropy   of one layer; the entropy of the load over that of an even one, 0 to 1
+    grad_norm/<group>           of a group of modules ("attention", "experts", ...), before clipping, of this step
+    weight_norm/<group>, update_norm/<group>, layer_grad_norm/<n>, optimizer_norm/<moment>   with `monitor.measure`
+    pipeline_bubble             0 to 1; the share of this step in which stages did not compute; absent without stages
+    device/<what>               "celsius", "megahertz", "watts", "load"; with `monitor.measure`, where torch tells
     elapsed_seconds             since this process opened the recorder, everything included
     time                        unix time, seconds
 
@@ -29,16 +35,26 @@ An evaluation's record: step, samples, tokens, elapsed_seconds, time as above, a
     evaluate/<name>/bits_per_byte   absent when the set's bytes are not known, as is
     evaluate/<name>/perplexity_per_byte     2 to the power of that
     evaluate/<name>/tokens          over which the loss is the mean
+
+A table of ranks, by name a list with a number for each rank:
+
+    step_seconds, data_seconds, forward_backward_seconds, memory_bytes   as above, of the rank itself
+    loss                        of the next token, over the rank's own samples; none on a stage without the last layer
+    grad_norm                   of the part of the gradient that the rank holds
+    wait_seconds                in the collective that ends a step's backward pass: least where the others wait for
+    idle_share                  of this step's way through the pipeline; only with stages
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from firstlight.base.report import EvalReport, StepReport
 
 Record = Mapping[str, float]
+RankTable = Mapping[str, Sequence[float]]
+"""Figures of each rank, by name; NaN where a rank has none."""
 
-PAUSES = ("evaluate", "checkpoint")
+PAUSES = ("evaluate", "checkpoint", "monitor")
 """Spans in which training stands still; they are no part of `step_seconds`."""
 
 MAX_VIO = "expert_load/max_vio"
@@ -47,6 +63,10 @@ EVALUATE_PREFIX = "evaluate/"
 LOSS_PREFIX = "loss/"
 TOKEN_LOSS = "loss/lm"
 SECONDS_PREFIX = "seconds/"
+EXPERT_PREFIX = "expert_load/"
+GRAD_NORM_PREFIX = "grad_norm/"
+WEIGHT_NORM_PREFIX = "weight_norm/"
+UPDATE_NORM_PREFIX = "update_norm/"
 
 
 def loss_figures(report: StepReport) -> dict[str, float]:

@@ -1,17 +1,19 @@
 """Measures a run: where the time of each step goes, how fast it is, and what its loss is. It never decides."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from firstlight.base.errors import FirstlightError
 from firstlight.base.log import get_logger
 from firstlight.base.report import EvalReport, Report, StepReport
-from firstlight.config.training import MonitorConfig
+from firstlight.config.monitor import MonitorConfig
+from firstlight.observe.events import EventLog
 from firstlight.observe.quantity import in_flops
-from firstlight.observe.record import PAUSES, SECONDS_PREFIX, evaluation_figures, loss_figures
-from firstlight.observe.sinks import Sink
+from firstlight.observe.record import PAUSES, SECONDS_PREFIX, RankTable, evaluation_figures, loss_figures
+from firstlight.observe.sink import Sink
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,49 @@ class RunFacts:
     """Of all ranks together; None when it is not known, and then there is no MFU."""
     precision: str
     """What the peak is a peak of: "bf16, dense, as the vendor gives it", "fp32 matrix products, measured"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What is measured at a recorded step: figures of the whole run, and of each rank."""
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    ranks: RankTable = field(default_factory=dict)
+
+
+class Measures(Protocol):
+    """Measures at recorded steps, on all ranks."""
+
+    def expect(self) -> None:
+        """The step that begins now will be recorded."""
+
+    def take(self, own: Mapping[str, float]) -> Taken:
+        """Measure after a step. `own` are this rank's figures, of the same names on every rank. A collective."""
+
+
+class StepProfile(Protocol):
+    """Watches some steps of this rank closely."""
+
+    def before_step(self, step: int) -> None:
+        """Step `step` begins."""
+
+    def after_step(self, step: int) -> None:
+        """Step `step` has ended."""
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """Marks what is done inside."""
+
+    def close(self) -> None:
+        """The run ends, perhaps in the middle of the steps that are watched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruments:
+    """What a recorder reads beside the clock: this rank's peak memory in bytes, measures of all ranks, a profile."""
+
+    memory_bytes: Callable[[], int]
+    measures: Measures | None = None
+    profile: StepProfile | None = None
 
 
 @dataclass
@@ -52,14 +97,16 @@ class Recorder:
         config: MonitorConfig,
         sinks: Sequence[Sink],
         facts: RunFacts,
-        memory_bytes: Callable[[], int],
+        instruments: Instruments,
+        events: EventLog | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._sinks = list(sinks)
         self._facts = facts
-        self._memory_bytes = memory_bytes
+        self._instruments = instruments
+        self._events = events or EventLog(None)
         self._clock = clock
         self._wall_clock = wall_clock
         self._opened = clock()
@@ -83,10 +130,15 @@ class Recorder:
         try:
             for sink in self._sinks:
                 _open(sink, step)
+            if step < self._facts.total_steps:
+                self._events.add("start", step, f"goes on after step {step}" if step else "begins")
+            self._announce(step + 1)
             yield
             if self._unwritten is not None:
                 self._write_step(self._unwritten)
         finally:
+            if self._instruments.profile is not None:
+                self._instruments.profile.close()
             for sink in self._sinks:
                 _close(sink)
 
@@ -94,8 +146,10 @@ class Recorder:
     def span(self, name: str) -> Iterator[None]:
         """Count the seconds spent inside under `name`."""
         started = self._clock()
+        profile = self._instruments.profile
         try:
-            yield
+            with profile.span(name) if profile is not None else nullcontext():
+                yield
         finally:
             seconds = self._window.seconds
             seconds[name] = seconds.get(name, 0.0) + self._clock() - started
@@ -111,21 +165,53 @@ class Recorder:
         self._window.flops += tokens * self._facts.flops_per_token(report.sequence_length)
         self._position = {"samples": report.samples, "tokens": report.tokens}
         self._unwritten = report
-        is_last = report.step == self._facts.total_steps
-        if self._is_first_step or is_last or report.step % self._config.log_every_steps == 0:
+        if self._instruments.profile is not None:
+            with self.span("monitor"):
+                self._instruments.profile.after_step(report.step)
+        if not report.update.applied:
+            facts = {"grad_norm": report.update.grad_norm, "loss": report.loss.total}
+            self._events.add("skip", report.step, f"update left out: gradient norm {report.update.grad_norm:g}", facts)
+        if self._is_due(report.step):
             self._write_step(report)
         self._is_first_step = False
+        self._announce(report.step + 1)
+
+    def _is_due(self, step: int) -> bool:
+        is_last = step == self._facts.total_steps
+        return self._is_first_step or is_last or step % self._config.log_every_steps == 0
+
+    def _announce(self, step: int) -> None:
+        """Tell those who must know before a step that it begins."""
+        if self._instruments.measures is not None and self._is_due(step):
+            self._instruments.measures.expect()
+        if self._instruments.profile is not None:
+            self._instruments.profile.before_step(step)
 
     def _write_step(self, report: StepReport) -> None:
         now = self._clock()
-        record = loss_figures(report) | self._speed(report, now) | self._moment(now)
-        self._window = _Window(started=now, tokens_before=report.tokens)
+        figures = loss_figures(report) | self._speed(report, now)
+        taken = self._measured(figures)
+        record = {**figures, **taken.figures, **self._moment(now)}
         self._unwritten = None
         self._deliver(lambda sink: sink.write_step(record))
+        if taken.ranks:
+            self._deliver(lambda sink: sink.write_ranks(report.step, taken.ranks))
+        # a rank that waits for the measures of others is not slow, so this counts apart
+        seconds = {"monitor": self._clock() - now}
+        self._window = _Window(started=now, tokens_before=report.tokens, seconds=seconds)
+
+    def _measured(self, figures: Mapping[str, float]) -> Taken:
+        """What the measures say."""
+        if self._instruments.measures is None:
+            return Taken()
+        own = ("step_seconds", "memory_bytes", f"{SECONDS_PREFIX}data", f"{SECONDS_PREFIX}forward_backward")
+        return self._instruments.measures.take({name: figures.get(name, 0.0) for name in own})
 
     def _write_evaluation(self, report: EvalReport) -> None:
         record = {"step": report.step, **self._position, **evaluation_figures(report), **self._moment(self._clock())}
         self._deliver(lambda sink: sink.write_evaluation(record))
+        facts = {"set": report.name, "loss": report.loss}
+        self._events.add("evaluation", report.step, f"held-out {report.name}: loss {report.loss:.4f}", facts)
 
     def _speed(self, report: StepReport, now: float) -> dict[str, float]:
         window, facts = self._window, self._facts
@@ -139,7 +225,7 @@ class Recorder:
         figures |= {f"{SECONDS_PREFIX}{name}": total / window.steps for name, total in window.seconds.items()}
         figures["eta_seconds"] = max(facts.total_steps - report.step, 0) * figures["step_seconds"]
         figures["skipped_steps"] = window.skipped_steps
-        figures["memory_bytes"] = self._memory_bytes()
+        figures["memory_bytes"] = self._instruments.memory_bytes()
         return figures
 
     def _moment(self, now: float) -> dict[str, float]:

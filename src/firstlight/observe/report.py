@@ -6,7 +6,9 @@ from pathlib import Path
 from plotly.offline import get_plotlyjs
 
 from firstlight.observe import page
-from firstlight.observe.charts import COLORS, axes, charts
+from firstlight.observe.charts import axes, charts
+from firstlight.observe.differences import differences
+from firstlight.observe.figure import COLORS
 from firstlight.observe.figures import cards
 from firstlight.observe.history import History, read_histories
 
@@ -16,21 +18,37 @@ def write_report(runs: Sequence[Path], output: Path) -> Path:
 
     Raises InputError when a run has no metrics yet, or a file of its folder cannot be read.
     """
-    histories = read_histories(runs)
-    title = histories[0].name if len(histories) == 1 else f"{len(histories)} runs"
-    body = [page.heading(title, _subtitle(histories)), _essentials(histories), page.switches()]
-    body += [page.chart_grid(charts(histories)), '<section class="rest">']
-    for run in histories:
-        suffix = "" if len(histories) == 1 else f", {run.name}"
-        if run.sample:
-            body.append(page.prose(f"Sample{suffix}", run.sample))
-        if run.configuration_text:
-            body.append(page.folded(f"Configuration{suffix}", run.configuration_text))
-    body += ["</section>", *_versions(histories)]
-    text = page.page(title=f"Firstlight: {title}", plotly_script=get_plotlyjs(), axes=axes(histories), body=body)
+    text = report_page(read_histories(runs))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     return output
+
+
+def report_page(histories: Sequence[History], live: page.LivePart | None = None) -> str:
+    """The report as a document; a `live` part lets it follow its run."""
+    title = histories[0].name if len(histories) == 1 else f"{len(histories)} runs"
+    body = [page.heading(title, _subtitle(histories)), f'<div id="essentials">{essentials(histories)}</div>']
+    body += [page.switches(), page.chart_grid(charts(histories))]
+    body += [f'<section class="rest" id="rest">{rest(histories)}</section>', *_versions(histories)]
+    return page.page(
+        title=f"Firstlight: {title}", plotly_script=get_plotlyjs(), axes=axes(histories), body=body, live=live
+    )
+
+
+def rest(histories: Sequence[History]) -> str:
+    """What stands below the charts, as HTML: samples, differences, configurations."""
+    blocks = []
+    if len(histories) > 1:
+        blocks.append(page.difference_table([run.name for run in histories], differences(histories)))
+    for run in histories:
+        suffix = "" if len(histories) == 1 else f", {run.name}"
+        if run.samples:
+            blocks.append(page.samples(f"Samples{suffix}", run.samples))
+        if run.sample:
+            blocks.append(page.prose(f"Sample{suffix}", run.sample))
+        if run.configuration_text:
+            blocks.append(page.folded(f"Configuration{suffix}", run.configuration_text))
+    return "".join(blocks)
 
 
 def _subtitle(runs: Sequence[History]) -> str:
@@ -40,7 +58,8 @@ def _subtitle(runs: Sequence[History]) -> str:
     return f"Firstlight report, {family}" if family else "Firstlight report"
 
 
-def _essentials(runs: Sequence[History]) -> str:
+def essentials(runs: Sequence[History]) -> str:
+    """The numbers that runs come down to, as HTML."""
     if len(runs) == 1:
         return page.card_grid(cards(runs[0]))
     return page.card_table(

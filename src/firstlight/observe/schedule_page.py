@@ -9,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from firstlight.config.timeline import Timeline
 from firstlight.observe import page
-from firstlight.observe.charts import COLORS, Chart, blank_figure
+from firstlight.observe.figure import COLORS, Chart, blank_figure
 
 _MOST_POINTS = 4000
 

@@ -6,7 +6,7 @@ Written through the tensorboard package, not torch.utils.tensorboard, whose impo
 from pathlib import Path
 from typing import Any
 
-from firstlight.observe.record import Record
+from firstlight.observe.record import RankTable, Record
 
 
 class TensorBoard:
@@ -38,6 +38,9 @@ class TensorBoard:
         """Write an evaluation's scalars."""
         own = {name: value for name, value in record.items() if name.startswith("evaluate/")}
         self._write({**own, "step": record["step"], "time": record["time"]})
+
+    def write_ranks(self, _step: int, _table: RankTable, /) -> None:
+        """Not written: the records have the slowest rank."""
 
     def close(self) -> None:
         """Finish the event file."""

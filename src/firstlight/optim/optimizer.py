@@ -31,14 +31,15 @@ class Surroundings:
 
     `sum_over_ranks`: the sum over all ranks. `copies`: how many of them hold the same block of a gradient.
     `keeps_moments_in_host`: moments are on the parameters' device during their update only.
-    `after_update`: runs after each applied update, before `progress` counts it. `now`: scheduled numbers.
-    `loss_scale`: by what gradients are multiplied when they come.
+    `before_update`, `after_update`: run around each applied update, before `progress` counts it. `now`: scheduled
+    numbers. `loss_scale`: by what gradients are multiplied when they come.
     """
 
     learning_rate: Callable[[int], float]
     sum_over_ranks: Callable[[Tensor], Tensor]
     after_update: Callable[[], None]
     is_fused: bool
+    before_update: Callable[[], None] = lambda: None
     keeps_moments_in_host: bool = False
     copies: Callable[[Tensor], int] = lambda _block: 1
     num_heads: int = 1
@@ -62,6 +63,7 @@ class Optimizer:
         given = Given(members=members, keeping=keeping, num_heads=around.num_heads)
         self._rules = BUILDERS[type(config)](config, given)
         self._norm_limit = None if config.skip_above is None else norm_limit_of(config.skip_above)
+        self._squares: tuple[list[str], Tensor] | None = None
 
     @property
     def learning_rate(self) -> float:
@@ -82,6 +84,7 @@ class Optimizer:
         is_applied = is_finite and (limit is None or grad_norm <= limit)
         if is_applied:
             self._clip(grad_norm)
+            self._around.before_update()
             rates = Rates(learning_rate=self.learning_rate, weight_decay=self._around.now(self._config.weight_decay))
             for rule in self._rules:
                 rule.update(rates)
@@ -91,6 +94,13 @@ class Optimizer:
             parameter.grad = None
         self._around.loss_scale.observe(applied=is_finite)
         return Update(applied=is_applied, grad_norm=grad_norm, norm_limit=limit, loss_scale=scale)
+
+    def gradient_squares(self) -> dict[str, float]:
+        """Of the last step, this rank's share of the squared norm of each parameter's gradient (waits for it)."""
+        if self._squares is None:
+            return {}
+        names, squares = self._squares
+        return dict(zip(names, squares.tolist(), strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
         """The live moments, under `<moment>/<parameter>`."""
@@ -136,7 +146,10 @@ class Optimizer:
         squares = torch.stack(norms).square()
         # Each block counts once, on however many ranks and meshes it lies.
         shares = squares.new_tensor([1 / self._around.copies(gradient) for gradient in self._whole_gradients()])
-        return self._around.sum_over_ranks((squares * shares).sum()).sqrt()
+        squares = squares * shares
+        names = [name for name, parameter in self._parameters.items() if parameter.grad is not None]
+        self._squares = names, squares
+        return self._around.sum_over_ranks(squares.sum()).sqrt()
 
     def _unscale(self, scale: float) -> None:
         if scale != 1:

@@ -1,7 +1,9 @@
 """The device of this process, and what torch can do on it. The only file that knows kinds of devices by name."""
 
+import json
 import resource
 import sys
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -99,6 +101,55 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
     a = torch.randn(_PROBE_SIZE, _PROBE_SIZE, device=device, dtype=dtype)
     best = min(_seconds_of_product(a) for _ in range(_PROBE_REPEATS))
     return float(2 * _PROBE_SIZE**3 / best)
+
+
+Mark = float | torch.Event
+"""A moment in a device's work."""
+
+
+def mark(device: torch.device) -> Mark:
+    """The moment at which the device is done with what it has been given so far; on CPU, now. Waits for nothing."""
+    if device.type == "cpu":
+        return perf_counter()
+    event = torch.Event(device=device, enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(begin: Mark, end: Mark) -> float:
+    """Seconds from one moment to another; waits until the device has come to the second."""
+    if isinstance(begin, torch.Event) and isinstance(end, torch.Event):
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
+    assert isinstance(begin, float)
+    assert isinstance(end, float), "both marks are of one device"
+    return end - begin
+
+
+def device_health(device: torch.device) -> dict[str, float]:
+    """Temperature, clock, power and load, as far as torch tells them: `celsius`, `megahertz`, `watts`, `load` (0 to 1).
+
+    Empty on CPU, and where the vendor's library for it is not installed.
+    """
+    if device.type != "cuda":
+        return {}
+    try:
+        return {
+            "celsius": float(torch.cuda.temperature(device)),
+            "megahertz": float(torch.cuda.clock_rate(device)),
+            "watts": torch.cuda.power_draw(device) / 1000,
+            "load": torch.cuda.utilization(device) / 100,
+        }
+    except (ModuleNotFoundError, RuntimeError):
+        return {}
+
+
+def snapshot_memory(device: torch.device, path: Path) -> bool:
+    """Write the blocks that the device's allocator holds now to `path` as JSON; False where there is no such list."""
+    if device.type != "cuda":
+        return False
+    path.write_text(json.dumps(torch.cuda.memory_snapshot()), encoding="utf-8")
+    return True
 
 
 def _seconds_of_product(a: torch.Tensor) -> float:

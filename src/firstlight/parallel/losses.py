@@ -4,7 +4,7 @@ Shapes: k depths of prediction after the next token, m mixture layers of the who
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from firstlight.models.balancing import BiasBalancing, max_violation
 from firstlight.models.decoder import LossSums
 from firstlight.models.moe import mixture_names
 from firstlight.models.places import mask_ahead
+from firstlight.parallel.device import mark
 from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.last_step import LastStep
 from firstlight.parallel.rows import Rows
 
 
@@ -27,6 +29,8 @@ class RankSums:
 
     layout: Layout
     over_ranks: Callable[[Tensor], Tensor] = sum_over_ranks
+    last: LastStep = field(default_factory=LastStep)
+    """Where the sums of a step are left."""
 
     def of_rows(self, counts: Tensor) -> Tensor:
         """Of what is counted in whole rows: the ranks that read the same ones count the same."""
@@ -55,6 +59,8 @@ class Normalizers:
     sequences: float
     now: Now = unscheduled
     loss_scale: float = 1.0
+    own_lm: Tensor | None = None
+    """Unmasked targets of the next token in this rank's rows alone."""
 
     @classmethod
     def of(
@@ -65,7 +71,14 @@ class Normalizers:
         counts = [mask.sum(dtype=torch.float64) for mask in masks]
         sequences = torch.tensor(float(rows.tokens.shape[0]), dtype=torch.float64, device=rows.mask.device)
         totals = sums.of_rows(torch.stack([*counts, sequences])).clamp(min=1)
-        return cls(lm=float(totals[0]), mtp=totals[1:-1], sequences=float(totals[-1]), now=now, loss_scale=loss_scale)
+        return cls(
+            lm=float(totals[0]),
+            mtp=totals[1:-1],
+            sequences=float(totals[-1]),
+            now=now,
+            loss_scale=loss_scale,
+            own_lm=counts[0],
+        )
 
     def scaled(self, loss: Tensor) -> Tensor:
         """`loss` as the backward pass begins with it."""
@@ -101,7 +114,10 @@ def report(
 
     `local` has a row of loads for each mixture layer of the whole model; the balancing is shown those of its routers.
     """
+    before = mark(local.lm.device)
     total_sums = sums.of_losses(local)
+    sums.last.summing = before, mark(local.lm.device)
+    sums.last.own_lm, sums.last.own_targets = local.lm, normalizers.own_lm
     total = weigh(total_sums, normalizers, config)
     parts = {"lm": float(total_sums.lm) / normalizers.lm}
     if total_sums.mtp.numel():
@@ -115,6 +131,7 @@ def report(
         if isinstance(config.feed_forward, MoeFeedForward) and config.feed_forward.router.z_loss:
             parts["router_z"] = float(total_sums.router_z) / (normalizers.sequences * len(names))
         violation = max_violation(total_sums.load_me).tolist()
+        sums.last.load_me = total_sums.load_me
         balancing.observe(total_sums.load_me[[names.index(name) for name in balancing.layer_names]])
     return LossReport(
         total=float(total),

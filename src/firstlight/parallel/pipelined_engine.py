@@ -28,9 +28,11 @@ from firstlight.parallel.copied import CopiedGradients
 from firstlight.parallel.embedding_copy import EmbeddingCopy
 from firstlight.parallel.engine import Work, added
 from firstlight.parallel.gradients import reshard
+from firstlight.parallel.last_step import BusyClock
 from firstlight.parallel.losses import report
 from firstlight.parallel.rows import HostBatch, Rows
 from firstlight.parallel.stage import StageRun
+from firstlight.parallel.timed_stage import TimedStage
 
 Schedule = PipelineScheduleSingle | _PipelineScheduleRuntime
 
@@ -67,6 +69,7 @@ class PipelinedEngine:
         self._copied = [CopiedGradients(stage) for stage in model.stages]
         self._schedules: dict[tuple[bool, int, *tuple[int, ...]], Schedule] = {}
         self._config = model.stages[0].config
+        self._clock = work.sums.last.clock = BusyClock(device=self._device)
 
     def forward_backward(self, batch: HostBatch) -> LossReport:
         """See Engine."""
@@ -78,7 +81,9 @@ class PipelinedEngine:
             run.begin(inputs, normalizers)
         self._embedding.refresh()
         tokens = torch.cat([one.tokens_bs for one in inputs])
-        self._schedule(inputs, is_trained=True).step(*self._arguments(tokens), target=tokens, return_outputs=False)
+        schedule = self._schedule(inputs, is_trained=True)
+        with self._clock.step():
+            schedule.step(*self._arguments(tokens), target=tokens, return_outputs=False)
         for copied in self._copied:
             copied.sum()
         self._embedding.return_gradient()
@@ -142,7 +147,7 @@ class PipelinedEngine:
         stream = torch.empty(shape, dtype=stream_dtype, device="meta", requires_grad=True)
         tokens = torch.empty(inputs.tokens_bs.shape, dtype=torch.int64, device="meta")
         loss = torch.empty((), dtype=dtype, device="meta", requires_grad=True)
-        return PipelineStage(
+        timed = TimedStage(
             stage,
             stage.stage.index,
             stage.stage.count,
@@ -152,6 +157,8 @@ class PipelinedEngine:
             group=self._model.pipeline_group,
             dw_builder=None if self._model.weight_gradients is None else self._model.weight_gradients.take,
         )
+        timed.clock = self._clock
+        return timed
 
 
 def _leave_out_backward(schedule: _PipelineScheduleRuntime) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -33,8 +31,6 @@ from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
-from firstlight.observe.recorder import Recorder, RunFacts
-from firstlight.observe.sinks import sinks_for
 from firstlight.optim.averages import Averages
 from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
@@ -53,8 +49,6 @@ from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.attention_logits import AttentionLogits
 from firstlight.parallel.device import (
     has_fused_adamw,
-    measure_peak_flops,
-    peak_memory_bytes,
     require_memory_apart,
 )
 from firstlight.parallel.engine import Engine, PlainEngine, Work
@@ -67,6 +61,7 @@ from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Por
 from firstlight.train.loop import Parts
 from firstlight.train.place import Place
 from firstlight.train.planted_faults import PlantedFaults
+from firstlight.train.recording import measures_of, recorder_of, update_watch
 from firstlight.train.run_folder import DATA
 from firstlight.train.state import TrainState
 from firstlight.train.stop_requests import stop_requests
@@ -163,8 +158,10 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         place.peers,
         stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step),
     )
+    watch = update_watch(config, model.stages)
     around = replace(
         _surroundings(config, layout, place, now),
+        before_update=watch.before_update,
         after_update=_in_turn(balancing.update, *_qk_clip(config, model, logits), averages.update),
         progress=progress,
         loss_scale=loss_scale,
@@ -179,6 +176,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         total_steps=config.training.steps,
         accept_data=place.accept_data if DATA in place.accepted else None,
     )
+    measures = measures_of(config, place, layout, work.sums.last, optimizer=state.optimizer, watch=watch)
     kept = checkpointers(config, place, layout)
     parts = Parts(
         engine=engine,
@@ -192,7 +190,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
             marks=place.folder.planted_faults,
         ),
         guard=guard,
-        recorder=_recorder(config, place),
+        recorder=recorder_of(config, place, measures),
         evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
     )
     return parts, state
@@ -328,29 +326,6 @@ def _reader(config: RunConfig, inputs: Inputs) -> Reader:
     if loader.workers:
         return WorkerReader(Assignment(config=config.data, needs=inputs.needs), loader.workers)
     return ThreadReader(inputs.train, loader.prefetch)
-
-
-def _recorder(config: RunConfig, place: Place) -> Recorder:
-    total_steps, precision = config.training.steps, config.training.precision.kind
-    peak, convention = config.monitor.peak_flops_per_second, f"{precision} peak as configured"
-    if peak is None:
-        dtype = Arithmetic.of(config.training.precision, place.device).product_dtype or torch.float32
-        peak = measure_peak_flops(place.device, dtype)
-        convention = f"{str(dtype).removeprefix('torch.')} matrix products as measured at the start"
-    facts = RunFacts(
-        total_steps=total_steps,
-        flops_per_token=partial(flops_per_token, config.model),
-        peak_flops_per_second=place.peers.sum([peak])[0],
-        precision=convention,
-    )
-    is_first = place.world.rank == 0
-    folder: Path = place.folder.path
-    return Recorder(
-        config=config.monitor,
-        sinks=sinks_for(config.monitor, folder=folder, total_steps=total_steps) if is_first else (),
-        facts=facts,
-        memory_bytes=lambda: peak_memory_bytes(place.device),
-    )
 
 
 def _portion(layout: Layout, place: Place) -> Portion:

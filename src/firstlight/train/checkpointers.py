@@ -12,6 +12,7 @@ from firstlight.config.training import CheckpointConfig
 from firstlight.layout.mesh import Layout
 from firstlight.train.exports import PeriodicExport
 from firstlight.train.place import Place
+from firstlight.train.recording import CheckpointEvents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def _snapshots(config: RunConfig, place: Place, memory: Path, role: Role) -> Che
 
 def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
     """What is done with every published checkpoint."""
-    acts: list[AfterSave] = []
+    acts: list[AfterSave] = [CheckpointEvents(place.events)]
     if config.checkpoint.copy_to is not None:
         acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
     if config.checkpoint.export_every_steps:

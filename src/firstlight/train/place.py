@@ -1,18 +1,19 @@
-"""Where a run is."""
+"""Where a run is: its ranks, this process among them, its device and its folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from firstlight.base.peers import Peers
 from firstlight.base.world import World
 from firstlight.checkpoint.lock import FolderLock
+from firstlight.observe.events import EventLog
 from firstlight.train.run_folder import DATA, Difference, RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run is: its ranks, this process among them, its device and its folder."""
+    """Where a run is, as one of its processes sees it."""
 
     world: World
     peers: Peers
@@ -21,6 +22,7 @@ class Place:
     lock: FolderLock
     accepted: frozenset[str] = frozenset()
     """Names of changes to the run's inputs that the user accepts."""
+    events: EventLog = field(default_factory=lambda: EventLog(None))
 
     def accept_data(self, there: str, here: str) -> None:
         """Let changed training data pass; the first rank records it."""

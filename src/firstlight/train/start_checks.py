@@ -2,13 +2,17 @@
 
 import hashlib
 import platform
+import shutil
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import firstlight
+from firstlight.base.errors import InputError
 from firstlight.config.load import dump
 from firstlight.config.schema import RunConfig
+from firstlight.layout.memory import Kept, state_of_rank
+from firstlight.layout.mesh import Layout
 
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
@@ -27,6 +31,19 @@ def what_ranks_share(config: RunConfig, data_fingerprint: str) -> dict[str, str]
         "the versions of Python or its packages": str(versions()),
         "the code of firstlight": _digest_of_code(),
     }
+
+
+def require_space(config: RunConfig, folder: Path) -> None:
+    """Raise InputError when two checkpoints of the run do not fit in `folder`: a new one is written before an old one
+    goes."""
+    kept = Kept(optimizer=config.optimizer, averages=config.averages)
+    state = state_of_rank(config.model, Layout(), 0, kept=kept)
+    needed, free = 2 * (state.parameters + state.moments + state.averages), shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"training.output_folder = {folder} has {free:,} bytes free, and two checkpoints of this run take "
+            f"{needed:,}; free some, or use a folder on another disk"
+        )
 
 
 @cache

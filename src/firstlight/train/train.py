@@ -15,15 +15,17 @@ from firstlight.config.precision import parameter_type
 from firstlight.config.schema import RunConfig
 from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
+from firstlight.observe.events import EVENTS_FILE, EventLog
 from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
 from firstlight.resilience.agreement import require_same
 from firstlight.train.assemble import assemble, open_inputs, run_facts
-from firstlight.train.loop import Outcome, run
+from firstlight.train.loop import Outcome, Parts, run
 from firstlight.train.place import Place
 from firstlight.train.run_folder import RunFolder
-from firstlight.train.start_checks import what_ranks_share
+from firstlight.train.start_checks import require_space, what_ranks_share
+from firstlight.train.state import TrainState
 
 
 def train(
@@ -44,7 +46,15 @@ def train(
         joined(world, device, also_alone=parameter_type(config.training.precision) != "fp32") as peers,
         failures_reported(world, logs=folder.logs),
     ):
-        place = Place(world=world, peers=peers, device=device, folder=folder, lock=lock, accepted=frozenset(accepted))
+        place = Place(
+            world=world,
+            peers=peers,
+            device=device,
+            folder=folder,
+            lock=lock,
+            accepted=frozenset(accepted),
+            events=EventLog(folder.path / EVENTS_FILE if world.rank == 0 else None),
+        )
         return _train_together(config, place, beside or {})
 
 
@@ -57,10 +67,21 @@ def _train_together(config: RunConfig, place: Place, beside: Mapping[str, str]) 
     _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
-        outcome = run(parts, state)
+        outcome = _observed(parts, state, place)
     if place.world.rank == 0 and outcome.exit_code in (0, EXIT_PREEMPTED) and parts.snapshots is not None:
         parts.snapshots.remove()  # the disk has the last state
+    if outcome.step > outcome.first_step:
+        place.events.add("stop", outcome.step, outcome.reason, {"exit_code": outcome.exit_code})
     return outcome
+
+
+def _observed(parts: Parts, state: TrainState, place: Place) -> Outcome:
+    """What ends the run is an event too."""
+    try:
+        return run(parts, state)
+    except Exception as error:
+        place.events.add("fault", state.step, f"{type(error).__name__}: {error}")
+        raise
 
 
 def _show_layout(config: RunConfig, place: Place) -> None:
@@ -78,6 +99,7 @@ def _claim(place: Place, config: RunConfig, beside: Mapping[str, str]) -> None:
         place.lock.acquire()
         place.folder.claim(config, place.accepted)
         place.folder.keep(beside)
+        require_space(config, place.folder.path)
         place.folder.record_facts(run_facts(config, place))
         if config.checkpoint.copy_to is not None:
             store, key = open_store(config.checkpoint.copy_to), read_key(config.checkpoint.key_file)

@@ -40,7 +40,8 @@ def test_what_is_shown_is_a_configuration_with_every_default(run: TinyRun, tmp_p
 def test_what_follows_from_it_is_shown_too(run: TinyRun) -> None:
     facts = [line for line in ask(run.folder, *SHOW, "--world-size", "2").out.splitlines() if line.startswith("# ")]
     assert "# micro-batches per rank and step: 1" in facts
-    assert f"# tokens per step: {4 * 32:,}; in all: {4 * 4 * 32:,}" in facts
+    assert f"# tokens per step: {4 * 32:,}" in facts
+    assert f"# tokens in all: {4 * 4 * 32:,}" in facts
     assert any(fact.split()[1:3] == ["data_parallel_shard", "2"] for fact in facts)
     assert any(fact.startswith("# parameters: 51,872, of which a token passes 45,728") for fact in facts)
 

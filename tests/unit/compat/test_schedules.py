@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from firstlight.config.scheduled_numbers import learning_rate_of, span_of
+from firstlight.config.scheduled_numbers import learning_rate_of
+from firstlight.config.timeline import timeline_of
 from firstlight.optim.schedule import number_at
 from tests.unit.compat.old_yaml import PYNATIVE, changed, faults, translated, valid, with_lines
 
@@ -137,7 +138,7 @@ def test_every_update_has_the_learning_rate_of_mindformers(tmp_path: Path, name:
     written, formula = CASES[name]
     text = with_lines(PYNATIVE, lr_scheduler=f"{{{written}, learning_rate: 1.e-3}}")
     config = valid(translated(tmp_path, text), world_size=8).config
-    value = number_at(learning_rate_of(config), span_of(config))
+    value = number_at(learning_rate_of(config), timeline_of(config))
     assert config.training.steps == STEPS
     assert [value(t) for t in range(STEPS)] == pytest.approx([formula(t) for t in range(STEPS)], rel=1e-12, abs=1e-15)
 

@@ -1,10 +1,13 @@
 """What the sections of a MindFormers file mean: batches, layouts, memory, experts, data, saving."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from firstlight.ops.rotary import yarn_frequencies
 from tests.unit.compat.old_yaml import CORE, LEGACY, PYNATIVE, changed, faults, translated, valid, with_lines
 
 
@@ -221,7 +224,7 @@ def test_losses_that_are_not_there_are_said_aloud(tmp_path: Path) -> None:
     text = changed(text, "aux_loss_factors: [0.0003]", "aux_loss_factors: [0.0003, 0.05]")
     translation = translated(tmp_path, text)
     assert translation.values["model"]["feed_forward"]["router"]["sequence_balance_loss"] == 0.0003
-    assert any("z-loss of the router is left out" in note for note in translation.notes)
+    assert translation.values["model"]["feed_forward"]["router"]["z_loss"] == 0.01
     assert any("the loss of the type device, between devices, is left out" in note for note in translation.notes)
 
 
@@ -367,6 +370,9 @@ def test_muon(tmp_path: Path) -> None:
     found = section(tmp_path, "optimizer", with_lines(PYNATIVE, optimizer=muon), 8)
     assert (found["newton_schulz_steps"], found["betas"]) == (6, [0.9, 0.95])
     assert found["adamw_for"] == ["*.router.*", "head.*"]
+    assert "qk_clip" not in found
+    clipped = with_lines(PYNATIVE, optimizer="{type: Muon, qk_clip_threshold: 50}")
+    assert section(tmp_path, "optimizer", clipped, 8)["qk_clip"] == {"threshold": 50.0}
     segmented = with_lines(PYNATIVE, optimizer="{type: Muon, ns_coefficients: [[[1, 2, 3], 8], [[1, 2, 3], 2]]}")
     assert "changes while it iterates" in faults(tmp_path, segmented)[0]
 
@@ -400,3 +406,12 @@ def test_weights_to_begin_with_are_a_hugging_face_folder(tmp_path: Path) -> None
     assert "make one with `firstlight convert`" in faults(tmp_path, text)[0]
     (folder / "config.json").write_text("{}")
     assert translated(tmp_path, text).values["model"]["from_hf"] == str(folder)
+
+
+@pytest.mark.parametrize("theta", [10000.0, 500000.0])
+@pytest.mark.parametrize("width", [8, 64, 128])
+def test_the_length_that_a_note_gives_for_the_scale_alone_leaves_the_rotation_plain(theta: float, width: int) -> None:
+    length = math.ceil(1.1 * 32 * 2 * math.pi * theta)
+    plain = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    yarn = yarn_frequencies(plain, theta=theta, factor=40, original_length=length, beta_fast=32, beta_slow=1)
+    assert torch.equal(yarn, plain)

@@ -120,7 +120,7 @@ def test_a_value_of_the_wrong_kind_is_shown_with_what_would_do(tmp_path: Path) -
         ("  steps: 4", "  steps: 2.5", "training.steps = 2.5: input should be a valid integer"),
         ("family: deepseek_v3", "family: deepseek", "model.family = 'deepseek': input should be 'deepseek_v2', 'd"),
         ("name: tiny", "name: a b", "data.evaluate.0.name = 'a b': string should match pattern"),
-        ("[console, jsonl]", "[console, csv]", "monitor.sinks.1 = 'csv': input should be 'console', 'jsonl' or"),
+        ("[console, jsonl]", "[console, csv]", "monitor.sinks.1 = 'csv': input should be 'console', 'jsonl', "),
         ("[{path: data/tiny_text_document}]", "[]", "data.train.sources: is empty; name at least one data set"),
         ("qk_rope_head_dim: 8", "qk_rope_head_dim: 7", "model.attention: qk_rope_head_dim = 7 is odd"),
         ("per_tok: 2}", "per_tok: 5}", "model.feed_forward: router.num_experts_per_tok = 5 is more than the 4 experts"),

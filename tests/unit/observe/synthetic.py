@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstlight.base.report import EvalReport, LossReport, StepReport, Update
-from firstlight.config.training import MonitorConfig
+from firstlight.config.monitor import MonitorConfig
+from firstlight.observe.events import EventLog
 from firstlight.observe.jsonl import JsonLines
-from firstlight.observe.record import Record
-from firstlight.observe.recorder import Recorder, RunFacts
-from firstlight.observe.sinks import Sink
+from firstlight.observe.record import RankTable, Record
+from firstlight.observe.recorder import Instruments, Recorder, RunFacts
+from firstlight.observe.sink import Sink
 
 SAMPLES_PER_STEP = 8
 TOKENS_PER_STEP = 2048
@@ -37,6 +38,7 @@ class Kept:
         self.opened_at: list[int] = []
         self.steps: list[Record] = []
         self.evaluations: list[Record] = []
+        self.ranks: list[tuple[int, RankTable]] = []
         self.is_closed = False
 
     def open(self, step: int, /) -> None:
@@ -47,6 +49,9 @@ class Kept:
 
     def write_evaluation(self, record: Record, /) -> None:
         self.evaluations.append(record)
+
+    def write_ranks(self, step: int, table: RankTable, /) -> None:
+        self.ranks.append((step, table))
 
     def close(self) -> None:
         self.is_closed = True
@@ -85,7 +90,9 @@ class Bench:
         self.recorder.record(step_report(step, applied=applied))
 
 
-def make_bench(*, every: int = 5, peak: float | None = 1e9, extra: Sink | None = None) -> Bench:
+def make_bench(
+    *, every: int = 5, peak: float | None = 1e9, extra: Sink | None = None, events: EventLog | None = None
+) -> Bench:
     """A recorder that logs every `every` steps of 20, with a sink that keeps and perhaps an `extra` one before it."""
     clock, kept = Clock(), Kept()
     recorder = Recorder(
@@ -94,7 +101,8 @@ def make_bench(*, every: int = 5, peak: float | None = 1e9, extra: Sink | None =
         facts=RunFacts(
             total_steps=20, flops_per_token=lambda _length: 1e5, peak_flops_per_second=peak, precision="fp32"
         ),
-        memory_bytes=lambda: 1_200_000_000,
+        instruments=Instruments(memory_bytes=lambda: 1_200_000_000),
+        events=events,
         clock=clock,
         wall_clock=lambda: 1_700_000_000 + clock.now,
     )
@@ -111,7 +119,7 @@ def record_run(folder: Path, *, steps: int = 400, is_sparse: bool = True, evalua
         facts=RunFacts(
             total_steps=steps, flops_per_token=lambda _length: 4e7, peak_flops_per_second=3e11, precision="fp32"
         ),
-        memory_bytes=lambda: 1_100_000_000 + random_source.randrange(90_000_000),
+        instruments=Instruments(memory_bytes=lambda: 1_100_000_000 + random_source.randrange(90_000_000)),
         clock=clock,
         wall_clock=lambda: 1_760_000_000 + clock.now,
     )

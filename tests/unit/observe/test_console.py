@@ -67,11 +67,11 @@ def test_a_pipe_gets_plain_lines() -> None:
     assert second == "step 20  held-out wiki: loss 4.0000"
 
 
-def test_a_terminal_gets_the_line_whole_and_a_bar() -> None:
+def test_a_terminal_gets_the_line_whole_and_a_panel() -> None:
     stream = io.StringIO()
     sink = Console(total_steps=400, stream=stream, is_terminal=True)
     sink.open(10)
     sink.write_step(RECORD)
     sink.close()
     assert step_line(RECORD, total_steps=400) in stream.getvalue()
-    assert "20/400 steps" in stream.getvalue()
+    assert "step 20 of 400" in stream.getvalue()

@@ -1,10 +1,15 @@
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from firstlight.base.report import EvalReport
+from firstlight.config.monitor import MonitorConfig
+from firstlight.observe.events import EventLog, read_events
 from firstlight.observe.record import Record
-from tests.unit.observe.synthetic import TOKENS_PER_STEP, Kept, make_bench
+from firstlight.observe.recorder import Instruments, Recorder, RunFacts, Taken
+from tests.unit.observe.synthetic import TOKENS_PER_STEP, Bench, Clock, Kept, make_bench
 
 
 def test_records_first_step_multiples_and_last_step() -> None:
@@ -45,6 +50,7 @@ def test_every_name_of_a_step_record_has_its_exact_value() -> None:
             "seconds/data": 0.05,
             "seconds/forward_backward": 0.3,
             "seconds/optimizer": 0.15,
+            "seconds/monitor": 0.0,
             "eta_seconds": 10 * 0.6,
             "skipped_steps": 1,
             "memory_bytes": 1_200_000_000,
@@ -131,3 +137,56 @@ def test_sink_that_fails_is_left_behind_and_the_run_goes_on(caplog: pytest.LogCa
     assert full.is_closed
     assert [record["step"] for record in bench.kept.steps] == [1, 2]
     assert "No space left on device" in caplog.text
+
+
+class Counted:
+    """Measures that take a second, and remember what they were asked."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.calls: list[str] = []
+
+    def expect(self) -> None:
+        self.calls.append("expect")
+
+    def take(self, own: Mapping[str, float]) -> Taken:
+        self.calls.append("take")
+        self.clock.advance(1.0)
+        return Taken(
+            figures={"memory_bytes": 7.0, "pipeline_bubble": 0.25}, ranks={"data_seconds": [own["seconds/data"]]}
+        )
+
+
+def test_measures_are_taken_at_recorded_steps_alone_and_announced_before_them() -> None:
+    bench = make_bench(every=3)
+    counted = Counted(bench.clock)
+    recorder = Recorder(
+        config=MonitorConfig(log_every_steps=3),
+        sinks=[bench.kept],
+        facts=RunFacts(
+            total_steps=20, flops_per_token=lambda _length: 1.0, peak_flops_per_second=None, precision="fp32"
+        ),
+        instruments=Instruments(memory_bytes=lambda: 1, measures=counted),
+        clock=bench.clock,
+    )
+    bench = Bench(clock=bench.clock, kept=bench.kept, recorder=recorder)
+    with recorder.open(0, samples=0, tokens=0):
+        for step in range(1, 6):
+            bench.step(step)
+    assert counted.calls == ["expect", "take", "expect", "take", "expect", "take"]
+    assert [step for step, _ in bench.kept.ranks] == [1, 3, 5]
+    assert bench.kept.steps[1]["memory_bytes"] == 7.0
+    assert bench.kept.steps[1]["pipeline_bubble"] == 0.25
+    # the second that measuring took is shown, and is no part of a step
+    assert bench.kept.steps[1]["seconds/monitor"] == pytest.approx(0.5)
+    assert bench.kept.steps[1]["step_seconds"] == pytest.approx(0.5)
+
+
+def test_what_happens_beside_the_steps_is_an_event(tmp_path: Path) -> None:
+    bench = make_bench(events=EventLog(tmp_path / "events.jsonl"))
+    with bench.recorder.open(5, samples=0, tokens=0):
+        bench.step(6)
+        bench.step(7, applied=False)
+        bench.recorder.record(EvalReport(step=7, name="wiki", loss=2.0, tokens=10))
+    found = [(event.kind, event.step) for event in read_events(tmp_path / "events.jsonl")]
+    assert found == [("start", 5), ("skip", 7), ("evaluation", 7)]

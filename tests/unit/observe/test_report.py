@@ -105,10 +105,11 @@ def test_several_runs_are_laid_over_each_other(tmp_path: Path) -> None:
         "optimizer",
         "evaluate",
         "checkpoint",
+        "monitor",
         "other",
     }
     page = write_report(runs, tmp_path / "report.html").read_text()
-    assert page.count("<tr>") == 3
+    assert page.count("<tr>") == 3 + 2, "two runs, and the one key in which they differ"
 
 
 def test_legend_has_a_key_for_each_series_and_none_for_a_single_one(tmp_path: Path) -> None:

@@ -52,13 +52,13 @@ def test_the_best_planned_layout_is_the_best_measured_one() -> None:
 
 @pytest.mark.slow
 def test_steps_take_as_long_as_was_measured() -> None:
-    """Before and after one run of each device and precision sets its speed. The largest error is bounded by what it
-    is, so that it does not grow unseen."""
+    """Before and after one run of each device and precision sets its speed. The aims are 15 and 30 % before, 5 and 10 %
+    after. The last bound is what is reached and not its aim, so that it does not grow unseen."""
     found = fitted(compared(RUNS))
     counted = [one for one in found if one.is_counted]
     assert len(counted) >= 40
     assert median_error(found) <= 0.15
-    assert max(abs(one.error or 0.0) for one in counted) <= 0.31
+    assert max(abs(one.error or 0.0) for one in counted) <= 0.30
     assert median_error(found, is_fitted=True) <= 0.09
 
 

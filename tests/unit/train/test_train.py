@@ -47,9 +47,11 @@ def figures(run: TinyRun) -> list[dict[str, float]]:
 def test_a_run_leaves_what_it_is_documented_to_leave(finished: TinyRun) -> None:
     assert {path.name for path in finished.output.iterdir()} == {
         "config.yaml",
+        "identity",
         "tokenizer.json",
         "run.json",
         "metrics.jsonl",
+        "events.jsonl",
         "checkpoints",
     }
     assert [folder.name for folder in candidates(finished.checkpoints)] == ["step-00000004", "step-00000002"]
