@@ -19,7 +19,6 @@ from firstlight.cli import (
     dataset,
     drill,
     dry_run,
-    dry_run,
     plan,
     run,
     train,

@@ -88,7 +88,8 @@ def search(config: RunConfig, world_size: int, hardware: Hardware, pins: Mapping
     if not fitting:
         raise InputError(
             f"none of {count:,} layouts of {world_size} ranks fits into {room / 1e9:.0f} GB of {hardware.name} and "
-            "keeps the configuration's rules; use more ranks, fewer --pin, or offload.optimizer_state host"
+            "keeps the configuration's rules; use more ranks, fewer --pin, "
+            "offload.optimizer_state host, or a larger global_batch_size where the ranks leave too few micro-batches"
         )
     return Search(num_candidates=count, num_fitting=sieve.num_fitting, simulated=fitting)
 
