@@ -20,7 +20,7 @@ PROFILES = "a100, ascend-910b, b200, cpu, gb200, h100, h200 or h800"
 """As help says them; a test holds them to the files."""
 
 
-def plan(  # noqa: PLR0913 - the flags of a verb
+def plan(  # noqa: PLR0913  (one argument for each flag of the verb)
     config: Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)],
     hardware: Annotated[str, typer.Option(help=f"A profile ({PROFILES}), or a YAML file like one.")] = "h100",
     world_size: WorldSize = None,

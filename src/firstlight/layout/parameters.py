@@ -1,6 +1,6 @@
 """Every parameter of a model by name and shape, the stages that have it, and the block of it that a rank holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -12,7 +12,7 @@ from firstlight.config.model import (
     MultiHeadLatentAttention,
 )
 from firstlight.config.router import TopKSoftmaxRouter
-from firstlight.layout.mesh import Layout
+from firstlight.layout.mesh import EXPERT_AXES, Layout
 from firstlight.layout.stages import Stage, whole_model
 
 Shape = tuple[int, ...]
@@ -121,7 +121,7 @@ def block_of(parameter: Parameter, layout: Layout) -> Block:
         case "expert_rows" | "expert_columns":
             shape[0] //= layout.ep
             shape[1 if parameter.cut == "expert_rows" else 2] //= layout.etp
-            shards = layout.degrees()["edp"]
+            shards = layout.expert_shape[EXPERT_AXES.index("edp")]
         case "copied" | "added":
             pass
     rows = shape[sharded_dim(shape, shards)]
@@ -149,9 +149,9 @@ class RankElements:
 def elements_of_rank(model: ModelConfig, layout: Layout, rank: int, stages: Sequence[Stage] = ()) -> RankElements:
     """Those of `rank`, whose `stages` of the pipeline are these; none: the whole model."""
     own = sum(size for _, size in own_elements(model, layout, rank, stages))
-    here = stages or [whole_model(model)]
+    here, place = stages or [whole_model(model)], layout.coordinates(rank)
     copied = sum(
-        _elements(parameter, layout, rank)
+        _elements(parameter, layout, place)
         for stage in here
         for parameter in parameters_of_stage(model, stage)
         if is_copy(stage, parameter)
@@ -163,14 +163,15 @@ def own_elements(
     model: ModelConfig, layout: Layout, rank: int, stages: Sequence[Stage] = ()
 ) -> Iterator[tuple[Parameter, int]]:
     """The parameters that the optimizer of `rank` has, and how many elements of each."""
+    place = layout.coordinates(rank)
     for stage in stages or [whole_model(model)]:
         for parameter in parameters_of_stage(model, stage):
             if not is_copy(stage, parameter):
-                yield parameter, _elements(parameter, layout, rank)
+                yield parameter, _elements(parameter, layout, place)
 
 
-def _elements(parameter: Parameter, layout: Layout, rank: int) -> int:
-    block, place = block_of(parameter, layout), layout.coordinates(rank)
+def _elements(parameter: Parameter, layout: Layout, place: Mapping[str, int]) -> int:
+    block = block_of(parameter, layout)
     return block.rows_of(place["edp" if parameter.is_of_experts else "shard"]) * block.row_size
 
 

@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from itertools import product
 
 from firstlight.base.errors import InputError
-from firstlight.config.model import ModelConfig, MoeFeedForward
+from firstlight.config.model import MoeFeedForward
 from firstlight.config.pipeline import STAGES_PER_RANK, PipelineConfig, ScheduleName
 from firstlight.config.recompute import FullRecompute, NoRecompute, Recompute, SelectiveRecompute
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import sequence_lengths
 from firstlight.config.training import ParallelismConfig, Sharded
 
 _MOST_STAGES_OF_A_RANK = 4
-_MICRO_BATCHES = (1, 2, 4, 8)
-_MOST_CONTEXT = 16
+_MICRO_BATCHES = (1, 2, 4)
+_FEWEST_POSITIONS = 2048
+"""Of a sequence on a rank of a context group: with fewer there is little left to compute between transfers."""
+_ALL_FORWARD_FIRST: frozenset[ScheduleName] = frozenset({"gpipe", "looped_bfs"})
+"""Schedules that hold all micro-batches: only where they are pinned."""
 _SHARDED: tuple[Sharded, ...] = ("all", "optimizer")
 RECOMPUTED: tuple[Recompute, ...] = (NoRecompute(), SelectiveRecompute(), FullRecompute())
 
@@ -86,7 +90,7 @@ def candidates(config: RunConfig, world_size: int, ranks_per_node: int, pins: Ma
     pipelines = list(_pipelines(config, world_size, pick))
     micro_batches = pick.numbers("micro_batch_size", _MICRO_BATCHES)
     kinds = [one for one in _recomputed(config) if pick.allows("recompute", one.kind)]
-    for parallelism in _degrees(config.model, world_size, ranks_per_node, pick):
+    for parallelism in _degrees(config, world_size, ranks_per_node, pick):
         ways = [one for degree, one in pipelines if degree == parallelism.pipeline_parallel]
         for pipeline, size, recompute in product(ways, micro_batches, kinds):
             yield Candidate(
@@ -120,14 +124,16 @@ def _recomputed(config: RunConfig) -> list[Recompute]:
     return [*usual, own]
 
 
-def _degrees(model: ModelConfig, world_size: int, ranks_per_node: int, pick: _Picker) -> Iterator[ParallelismConfig]:
+def _degrees(config: RunConfig, world_size: int, ranks_per_node: int, pick: _Picker) -> Iterator[ParallelismConfig]:
+    model, length = config.model, max(sequence_lengths(config).values())
     mixture = model.feed_forward if isinstance(model.feed_forward, MoeFeedForward) else None
     experts = mixture.n_routed_experts if mixture else 1
     pipelines = pick.numbers("pipeline_parallel", divisors(world_size))
     tensors = pick.numbers("tensor_parallel", [one for one in divisors(world_size) if one <= ranks_per_node])
-    contexts = pick.numbers("context_parallel", [one for one in divisors(world_size) if one <= _MOST_CONTEXT])
-    slices = pick.numbers("expert_tensor_parallel", [one for one in (1, 2, 4) if mixture or one == 1])
-    replicas = pick.numbers("data_parallel_replicate", (1, 2, 4))
+    most = max(1, length // _FEWEST_POSITIONS)
+    contexts = pick.numbers("context_parallel", [one for one in divisors(world_size) if one <= most])
+    slices = pick.numbers("expert_tensor_parallel", (1,))
+    replicas = pick.numbers("data_parallel_replicate", (1, 2))
     for pp, tp, cp, copies in product(pipelines, tensors, contexts, replicas):
         if world_size % (pp * tp * cp * copies) or pp > model.num_hidden_layers + 1:
             continue
@@ -152,7 +158,11 @@ def _degrees(model: ModelConfig, world_size: int, ranks_per_node: int, pick: _Pi
 def _pipelines(config: RunConfig, world_size: int, pick: _Picker) -> Iterator[tuple[int, PipelineConfig]]:
     """With the degree that they are for; one stage for each rank has one way."""
     yield 1, PipelineConfig()
-    schedules: list[ScheduleName] = [one for one in STAGES_PER_RANK if pick.allows("schedule", one)]
+    schedules: list[ScheduleName] = [
+        one
+        for one in STAGES_PER_RANK
+        if pick.allows("schedule", one) and (one not in _ALL_FORWARD_FIRST or "schedule" in pick.pins)
+    ]
     for degree, schedule in product(pick.numbers("pipeline_parallel", divisors(world_size)), schedules):
         fewest, most = STAGES_PER_RANK[schedule]
         for stages in range(fewest, (most or _MOST_STAGES_OF_A_RANK) + 1):

@@ -43,6 +43,13 @@ class Pieces:
         kinds: Counter[Stage] = self._known[key]
         return kinds
 
+    def sharded_elements(self, work: Work, place: int) -> int:
+        """What FSDP shards of a place, in whole."""
+        stages = self.stages(work)
+        numbers = stages_on(place, work.layout.pp, work.pipeline) if work.layout.pp > 1 else [0]
+        kinds = [self.kinds(work, stages[number]) for number in numbers]
+        return sum(count * sum(self._state(work, kind)[1]) for one in kinds for kind, count in one.items())
+
     def _of_place(self, work: Work, place: int) -> int:
         all_stages = self.stages(work)
         numbers = stages_on(place, work.layout.pp, work.pipeline) if work.layout.pp > 1 else [0]

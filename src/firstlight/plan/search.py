@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from firstlight.base.errors import InputError
+from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.rules import broken_rules
 from firstlight.config.schema import RunConfig
 from firstlight.config.timeline import timeline_of
@@ -15,6 +16,7 @@ from firstlight.layout.stages import stages_on
 from firstlight.plan.candidates import RECOMPUTED, Candidate, candidates
 from firstlight.plan.forecast import Forecast, forecast
 from firstlight.plan.hardware import Hardware
+from firstlight.plan.links import group_on, seconds_of_call
 from firstlight.plan.passes import Passes, passes_of_stage
 from firstlight.plan.pieces import Pieces
 from firstlight.plan.work import Work
@@ -58,7 +60,7 @@ class Search:
 
     num_candidates: int
     num_fitting: int
-    """That divide evenly and need no more than a device has."""
+    """That divide evenly and need no more than a device has, at any place."""
     simulated: list[Found]
 
     @property
@@ -88,7 +90,8 @@ def search(config: RunConfig, world_size: int, hardware: Hardware, pins: Mapping
     if not fitting:
         raise InputError(
             f"none of {count:,} layouts of {world_size} ranks fits into {room / 1e9:.0f} GB of {hardware.name} and "
-            "keeps the configuration's rules; use more ranks, fewer --pin, or offload.optimizer_state host"
+            "keeps the configuration's rules; use more ranks, fewer --pin, "
+            "offload.optimizer_state host, or a larger global_batch_size where the ranks leave too few micro-batches"
         )
     return Search(num_candidates=count, num_fitting=sieve.num_fitting, simulated=fitting)
 
@@ -111,8 +114,8 @@ class _Sieve:
         work = self._work_of(candidate)
         if work is None or not _divides(work):
             return
-        ends = sorted({0, work.layout.pp - 1})
-        if self._pieces.most_bytes(work, ends) > self._room:
+        places = sorted(range(work.layout.pp), key=lambda place: (place > 1, -place))
+        if any(self._pieces.most_bytes(work, [place]) > self._room for place in places):
             return
         self.num_fitting += 1
         heap = self._heaps.setdefault(candidate.recompute.kind, [])
@@ -158,7 +161,7 @@ class _Sieve:
         )
 
     def _estimate(self, work: Work) -> float:
-        """Seconds: the busiest place's passes, and the bubble of its schedule by the usual formula."""
+        """Seconds: the busiest place's passes, the bubble of its schedule by the usual formula, what sharding adds."""
         stages = self._pieces.stages(work)
         slowest = 0.0
         for place in range(work.layout.pp):
@@ -169,9 +172,26 @@ class _Sieve:
                     one = self._passes_of(work, kind)
                     seconds += count * (one.whole_forward + one.whole_backward)
             slowest = max(slowest, seconds)
-        is_split = work.pipeline.schedule in ("interleaved_zero_bubble", "zbv_zero_bubble", "dualpipe_v")
+        is_split = work.pipeline.schedule in SPLITS_BACKWARD
         ahead = (work.layout.pp - 1) / work.pipeline.num_stages_per_rank * (_SPLIT_BACKWARD_BUBBLE if is_split else 1)
-        return slowest * (work.micro_batches + ahead)
+        return slowest * (work.micro_batches + ahead) + self._sharding_seconds(work, slowest * work.micro_batches)
+
+    def _sharding_seconds(self, work: Work, busy: float) -> float:
+        """Of gathers and sums over data parallelism on the first place, what takes longer than computation hides."""
+        layout, practice, count = work.layout, work.practice, work.micro_batches
+        is_pipelined = layout.pp > 1
+        gathers, sums = count + 1 if is_pipelined else 2 * count, 1 if is_pipelined else count
+        if layout.sharded == "optimizer":
+            gathers, sums = 1, 1
+        group = group_on(layout, "shard", self._hardware.ranks_per_node)
+        elements = self._pieces.sharded_elements(work, 0)
+        gather = seconds_of_call(self._hardware, group, "all_gather", elements * practice.gathered_bytes)
+        scatter = seconds_of_call(self._hardware, group, "reduce_scatter", elements * practice.sum_bytes)
+        if gathers == 1:
+            return max(0.0, gather - busy / count / 3) + max(0.0, scatter - busy / count * 2 / 3)
+        if not is_pipelined:
+            return max(0.0, gathers * gather + sums * scatter - busy)
+        return max(0.0, gathers * gather - busy) + max(0.0, scatter - busy / count * 2 / 3)
 
     def _passes_of(self, work: Work, kind: Any) -> Passes:
         layout = work.layout

@@ -11,8 +11,8 @@ def search_lines(search: Search) -> list[str]:
     """For people: the best, why the next ones lost, and what trades time for memory."""
     best, room = search.best, search.best.plan.hardware.memory_bytes.value
     lines = [
-        f"{search.num_candidates:,} layouts, of which {search.num_fitting:,} divide evenly and fit the first and last "
-        f"place; {len(search.simulated)} simulated",
+        f"{search.num_candidates:,} layouts, of which {search.num_fitting:,} divide evenly and fit; "
+        f"{len(search.simulated)} simulated",
         "",
         "the fastest",
     ]

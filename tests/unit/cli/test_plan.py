@@ -16,6 +16,7 @@ LAID_OUT = (
     *("--set", "parallelism.pipeline.schedule=dualpipe_v", "--set", "recompute.kind=full"),
     *("--hardware", "h200", "--world-size", "1024"),
 )
+BATCH = ("--world-size", "8", "--set", "training.global_batch_size=16")
 FITS = (*LAID_OUT, "--set", "training.global_batch_size=2048")
 
 
@@ -85,3 +86,18 @@ def test_a_plan_loads_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr.strip().endswith("False"), done.stderr
     assert "bubble" in done.stdout
+
+
+def test_a_search_writes_a_run_that_is_checked(tmp_path: Path) -> None:
+    pins = [part for pin in ("tensor_parallel=1", "schedule=1f1b", "micro_batch_size=1") for part in ("--pin", pin)]
+    file = str(tmp_path / "best.yaml")
+    example = str(ROOT / "examples" / "quickstart.yaml")
+    answer = ask(tmp_path, "plan", example, *BATCH, "--search", *pins, "--save-config", file)
+    assert answer.exit_code == 0, answer.err
+    assert "the fastest" in answer.out
+    assert "data_parallel_shard" in answer.out
+    shown = ask(tmp_path, "config", "show", "--config", file, "--world-size", "8")
+    assert shown.exit_code == 0, shown.err
+    again = ask(tmp_path, "plan", example, *BATCH, "--search", *pins, "--json")
+    found = json.loads(again.out)
+    assert found["simulated"][0]["is_on_front"]
