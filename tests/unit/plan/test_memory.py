@@ -39,7 +39,7 @@ def test_state_is_that_of_the_layout(layout: Layout, schedule: str) -> None:
     work = small_work(layout, pipeline)
     for place, memory in enumerate(memory_of_places(work, H100, work.orders)):
         stages = [work.stages[index] for index in work.places_of(place)]
-        state = state_of_rank(work.model, layout, place * layout.stage_size, stages)
+        state = state_of_rank(work.model, layout, place * layout.stage_size, stages, kept=work.kept)
         assert (memory.parameters, memory.gradients, memory.moments) == (
             state.parameters,
             state.gradients,
