@@ -4,6 +4,7 @@ The launcher of node 0 serves a TCP store at the master's address for as long as
 there before any rank starts, so that what is wrong with the start is said once on each node; then the ranks do.
 """
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from torch.distributed import DistError
 
 from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.log import get_logger
+
+_WAITING = 4096
+"""Connections that wait to be taken: those of all ranks may come at once."""
 
 _POLL_SECONDS = 0.1
 _FAREWELL_SECONDS = 30
@@ -68,28 +72,37 @@ def local_address(node: Node) -> str:
 
 
 def _serve(node: Node) -> TCPStore:
-    _require_own_address(node)
-    try:
-        return TCPStore(
-            node.address, node.port, None, is_master=True, timeout=_seconds(node.join_seconds), wait_for_workers=False
-        )
-    except DistError as error:
-        raise InputError(
-            f"port {node.port} of {node.address} cannot be opened; another run, or another node with NODE_RANK = 0, "
-            f"may have it ({_first_line(error)})"
-        ) from None
+    """torch's own socket would listen on all interfaces; this one listens where MASTER_ADDR says."""
+    listening = _listening(node)
+    return TCPStore(
+        node.address,
+        node.port,
+        None,
+        is_master=True,
+        timeout=_seconds(node.join_seconds),
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),
+    )
 
 
-def _require_own_address(node: Node) -> None:
+def _listening(node: Node) -> socket.socket:
     try:
-        family, _, _, _, address = socket.getaddrinfo(node.address, 0, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind(address)
+        family, _, _, _, address = socket.getaddrinfo(node.address, node.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_WAITING)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"port {node.port} of {node.address} cannot be opened; another run, or another node with NODE_RANK = "
+                f"0, may have it ({error.strerror})"
+            ) from None
         raise InputError(
             f"NODE_RANK = 0 must be the node whose address MASTER_ADDR = {node.address} is; this one has no such "
             f"address ({error.strerror or error})"
         ) from None
+    return listening
 
 
 def _connect(node: Node) -> TCPStore:

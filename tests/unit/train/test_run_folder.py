@@ -31,7 +31,6 @@ FREE = (
 HELD = (
     ("training.steps=5", "training.steps: 4 there, 5 here"),
     ("training.seed=1", "training.seed: 42 there, 1 here"),
-    ("training.precision=bf16", "training.precision.kind: 'fp32' there, 'bf16' here"),
     ("training.global_batch_size=8", "training.global_batch_size: 4 there, 8 here"),
     ("optimizer.learning_rate=0.5", "optimizer.learning_rate: 0.001 there, 0.5 here"),
     ("optimizer.betas=[0.9, 0.9]", "optimizer.betas: [0.9, 0.95] there, [0.9, 0.9] here"),
