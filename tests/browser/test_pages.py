@@ -15,6 +15,8 @@ from tests.runs import make_tiny_run, wait_until
 from tests.unit.observe.live import LAYERS, add_everything, add_step
 from tests.unit.observe.synthetic import record_run
 
+pytestmark = pytest.mark.slow
+
 SINGLE = ("Learning rate", "Gradient norm", "Throughput", "Model FLOPs utilisation")
 FIGURE_OF = {
     "Learning rate": "learning_rate",

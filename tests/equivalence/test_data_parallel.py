@@ -103,7 +103,8 @@ def test_deepseek_trains_alike(deepseek: TinyRun, layout: str, tmp_path: Path):
     assert here["evaluate/tiny/loss"] == pytest.approx(there["evaluate/tiny/loss"], rel=RELATIVE_DIFFERENCE)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_llama_with_tied_embeddings_trains_alike(llama: TinyRun, processes: int, tmp_path: Path):
     run = train(tmp_path, *LLAMA, processes=processes)
     for figure in ("loss", "grad_norm"):

@@ -15,6 +15,8 @@ from firstlight.train.dry_step import dry_step
 from tests.equivalence.dry_runs import CASES, QUICK, SLOW
 from tests.equivalence.test_layouts import run_ranks
 
+pytestmark = pytest.mark.slow
+
 MEMORY_TOLERANCE = 0.05
 
 

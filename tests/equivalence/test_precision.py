@@ -12,6 +12,8 @@ from torch import Tensor
 from tests.equivalence.precision_rank import CASES
 from tests.equivalence.test_layouts import run_ranks
 
+pytestmark = pytest.mark.slow
+
 MODULE = "tests.equivalence.precision_rank"
 EXACT = ("master_dp2", "fp8_dp2", "fp8_recomputed", "fp8_selective")
 MORE_EXACT = ("master_replicated2", "master_zero1", "master_pp2")

@@ -11,6 +11,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from firstlight.observe.history import read_histories
 from tests.runs import TinyRun, make_tiny_run, train_arguments
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = "monitor.measure=[ranks,weights,updates,optimizer_state,layers]"
 SINKS = "monitor.sinks=[console,jsonl,tensorboard]"
 PIPELINE = "parallelism={pipeline_parallel: 2}"

@@ -106,6 +106,7 @@ def test_a_slow_rank_is_no_fault(tmp_path: Path) -> None:
     assert not (run.output / "faults.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_file_asks_a_run_to_stop(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     process = run.start_training("training.steps=100000", "checkpoint.save_every_steps=0")

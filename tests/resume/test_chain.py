@@ -35,6 +35,8 @@ from tests.resume.rank import SETTINGS
 from tests.runs import TinyRun, make_tiny_run
 from tests.unit.checkpoint.state import same_bits
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 NUM_PAIRS = 12
 

@@ -15,6 +15,8 @@ from tests.resume.phases import OVERRIDES, STEPS, as_after
 from tests.runs import TinyRun, make_tiny_run
 from tests.unit.train.tiny import config_of, train_here
 
+pytestmark = pytest.mark.slow
+
 FEW, MANY = [8], [1, 2, 3, 4, 5, 6, 7, 9, 10, 11]
 """Interrupted at the ramp's end and in all of it; at the steps where phases begin, before and after them."""
 TIMED = ("time", "elapsed_seconds", "step_seconds", "tokens_per_second", "mfu", "memory_bytes", "eta_seconds")

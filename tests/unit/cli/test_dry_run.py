@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.unit.cli.command import ask
 from tests.unit.cli.test_plan import EXAMPLE
+
+pytestmark = pytest.mark.slow
 
 LAID_OUT = (
     *("--set", "parallelism.pipeline_parallel=16", "--set", "parallelism.expert_parallel=64"),

@@ -12,6 +12,8 @@ from tests.unit.cli.command import Answer, ask
 from tests.unit.cli.test_translate import OLD_YAML
 from tests.unit.launch.test_node import free_port
 
+pytestmark = pytest.mark.slow
+
 ORDER = "run_mindformer.py --register_path research/deepseek3 --config old.yaml"
 SMALL = "--output_dir out --train_dataset.data_loader.config.data_path [1,../data/tiny_text_document]"
 TEXT = " = Heading = \n\n a b c , d \n\n e f @-@ g . h i j k l m n o p q r s t u v w x y z \n\n"

@@ -4,9 +4,13 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from firstlight.base.errors import FirstlightError
 from firstlight.launch.interface import interface_of
 from firstlight.launch.node import Node, local_address, met
+
+pytestmark = pytest.mark.slow
 
 TIMEOUT_SECONDS = 60
 

@@ -23,6 +23,8 @@ from firstlight.parallel.rows import Rows
 from tests.equivalence.rank import MICRO_BATCH, ROWS, batch
 from tests.unit.models.tiny_model import deepseek
 
+pytestmark = pytest.mark.slow
+
 RATE, SEED = 1e-3, 5
 CPU = torch.device("cpu")
 MODEL = deepseek(initializer_range=0.1)

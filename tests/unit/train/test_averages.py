@@ -13,6 +13,8 @@ from firstlight.train.trained import evaluate_trained, load_trained
 from tests.runs import TinyRun, make_tiny_run
 from tests.unit.train.tiny import train_here
 
+pytestmark = pytest.mark.slow
+
 RECIPE = (
     "optimizer={type: muon, learning_rate: 1e-3, qk_clip: {threshold: 1e-6}, skip_above: {after_steps: 2, ratio: 50}}",
     "averages={ema: {decay: 0.5}, pma: {interval_steps: 2, count: 2}}",

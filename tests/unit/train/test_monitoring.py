@@ -4,8 +4,12 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
 from firstlight.observe.events import read_events
 from tests.runs import make_tiny_run
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_tells_what_it_was_asked_for(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 from tests.runs import TinyRun, make_tiny_run
 from tests.unit.train.tiny import train_here
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 
 
