@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from firstlight.data.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TEXT = "Of all the words there are, some are said again and again.\n" * 40
 
 
+@pytest.mark.slow
 def test_the_data_path_is_measured(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     train_tokenizer([TEXT], 300).save(str(tmp_path / "tokenizer.json"))
@@ -48,6 +51,7 @@ def test_the_data_path_is_measured(tmp_path: Path) -> None:
     assert not list((tmp_path / "files").iterdir())
 
 
+@pytest.mark.slow
 def test_memory_is_measured() -> None:
     words = ["--hidden-size", "64", "--sequence-length", "16", "--micro-batch-size", "1"]
     words += ["--only", "data_parallel_shard 2, sharded all", "--only", "kept: attention"]
@@ -84,6 +88,7 @@ def test_checkpoints_are_measured(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_monitoring_is_measured() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "bench_observe.py"), "--rounds", "1", "--steps", "1"],

@@ -9,7 +9,7 @@ from tests.equivalence.counted import CASES
 from tests.equivalence.test_layouts import run_ranks
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (3, 4))])
 def test_calls_and_memory_are_those_of_the_arithmetic(size: int, tmp_path: Path) -> None:
     compare(
         size, [name for name, case in CASES.items() if case.layout.world_size == size and not case.is_slow], tmp_path

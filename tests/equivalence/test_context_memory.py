@@ -10,7 +10,8 @@ from tests.equivalence.test_layouts import run_ranks
 SLACK = 1.1
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
 def test_kept_activations_fall_with_the_positions_of_a_rank(size: int, tmp_path: Path) -> None:
     # As many rows on a rank in each: only the positions of a sequence are cut.
     whole = {"dp_shard": size}

@@ -29,7 +29,7 @@ LAYOUTS = {
         ("parallelism.data_parallel_replicate=2", "parallelism.sharded=optimizer+gradients"),
     ),
 }
-QUICK = ("2 sharded", "2 stages", "contexts over 2")
+QUICK = ("2 sharded", "2 stages")
 """What every run of the tests trains; `test_layouts` compares more of them, without a whole run."""
 
 LLAMA = (

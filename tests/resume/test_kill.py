@@ -102,7 +102,7 @@ def test_ranks_end_with_their_launcher(tmp_path: Path):
     assert last_step(run) == reached
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_several_steps(undisturbed: dict[int, tuple[TinyRun, Manifest]], processes: int, tmp_path: Path):
     run = make_tiny_run(tmp_path)
     # Before the first checkpoint, just after one, and between two.
