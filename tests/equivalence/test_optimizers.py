@@ -14,9 +14,8 @@ MODULE = "tests.equivalence.optimizer_rank"
 TOLERANCE = 1e-6
 
 
-@pytest.mark.parametrize(
-    ("size", "is_slow"), [(2, False), *(pytest.param(size, True, marks=pytest.mark.slow) for size in (2, 4))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "is_slow"), [(2, False), (2, True), (4, True)])
 def test_optimizers_update_in_every_layout_as_on_one_rank(size: int, is_slow: bool, tmp_path: Path) -> None:
     names = [name for name, case in CASES.items() if case.layout.world_size == size and case.is_slow == is_slow]
     run_ranks(tmp_path / "alone", 1, sorted({f"{CASES[name].kind}_alone" for name in names}), module=MODULE)

@@ -22,8 +22,9 @@ OVERRIDES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [False, True])
-@pytest.mark.parametrize("kills", [4, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, 250])
 def test_killed_at_chance_moments(tmp_path: Path, kills: int, asynchronous: bool) -> None:
     run = make_tiny_run(tmp_path)
     done = subprocess.run(

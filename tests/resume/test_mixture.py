@@ -29,7 +29,7 @@ def finish(run: TinyRun, order: str) -> tuple[Manifest, str]:
     return read_manifest(candidates(run.checkpoints)[0]), done.stderr
 
 
-@pytest.mark.parametrize("order", ["megatron", "permuted"])
+@pytest.mark.parametrize("order", ["megatron", pytest.param("permuted", marks=pytest.mark.slow)])
 def test_a_killed_mixture_ends_as_an_undisturbed_one(tmp_path: Path, order: str) -> None:
     reference, log = finish(make_tiny_run(tmp_path / "undisturbed"), order)
     assert f"training data: 2 sources, order {order}" in log
