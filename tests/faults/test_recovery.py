@@ -10,7 +10,7 @@ import pytest
 
 from firstlight.checkpoint.memory import SHARED_MEMORY
 from firstlight.checkpoint.step_folder import candidates
-from tests.runs import TinyRun, make_tiny_run
+from tests.runs import TinyRun, make_tiny_run, wait_until
 
 STEPS = 14
 RUN = (
@@ -19,6 +19,7 @@ RUN = (
     "checkpoint.save_every_steps=10",
     "resilience.snapshot_every_steps=1",
     "resilience.frozen_after_seconds=6",
+    "resilience.hung_after_seconds=10",
 )
 
 pytestmark = pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="this machine has no /dev/shm")
@@ -118,3 +119,19 @@ def test_a_file_asks_a_run_to_stop(tmp_path: Path) -> None:
     assert process.returncode == 75
     assert f"preempted by {run.output / 'stop'} (remove it to go on)" in said
     assert os.listdir(run.checkpoints)
+
+
+@pytest.mark.slow
+def test_a_killed_supervisor_leaves_the_state_in_memory(tmp_path: Path) -> None:
+    undisturbed, _ = train(tmp_path / "undisturbed")
+    run = make_tiny_run(tmp_path / "run")
+    process = run.start_training(*RUN, "resilience.inject=[{kind: hang, rank: 0, step: 8}]", processes=2)
+    wait_until(lambda: len(run.metrics("step")) >= 7)
+    time.sleep(1)  # the snapshot of step 7 follows its record
+    process.kill()
+    process.communicate()
+    assert not os.path.exists(run.checkpoints / "latest"), "the disk has none yet"
+    done = run.train(*RUN, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "done: steps 8 to 14" in done.stderr
+    assert last_tensors(run) == last_tensors(undisturbed)

@@ -37,7 +37,7 @@ class Beat:
     began: float
     """When the phase did."""
     longest_seconds: float
-    """That a phase of this name has lasted; 0 when none has ended."""
+    """That a phase of this name has lasted; 0 when none has ended, or it is not steady."""
     beaten: float
     """When a thread of the process last ran."""
 
@@ -75,15 +75,17 @@ class Heart:
             self._write(is_last=True)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """The rank is in phase `name` for the length of the block."""
+    def phase(self, name: str, *, is_steady: bool = True) -> Iterator[None]:
+        """The rank is in phase `name` for the length of the block. How long a phase that is not steady has lasted says
+        nothing of how long it may last."""
         before = self._phase
         self._enter(name)
         began = self._began
         try:
             yield
         finally:
-            self._longest[name] = max(self._longest.get(name, 0.0), time.monotonic() - began)
+            if is_steady:
+                self._longest[name] = max(self._longest.get(name, 0.0), time.monotonic() - began)
             self._enter(before)
 
     def stepped(self, step: int) -> None:

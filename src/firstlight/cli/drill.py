@@ -40,6 +40,8 @@ def drill(
     steps = read_configuration(chosen, given, nproc_per_node).loaded.config.training
     planned = _planned(kinds, last_step=steps.steps, num_ranks=nproc_per_node, seed=seed)
     folder = steps.output_folder.with_name(f"{steps.output_folder.name}-drill")
+    if folder.exists():
+        raise InputError(f"{folder} is of an earlier drill, whose faults have happened; remove it, or move it away")
     given += [f"resilience.inject=[{', '.join(planned)}]", f"training.output_folder={folder}"]
     loaded = read_configuration(chosen, given, nproc_per_node).loaded
     if loaded.config.resilience.snapshot_every_steps == 0:

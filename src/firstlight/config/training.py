@@ -119,12 +119,12 @@ class ResilienceConfig(Section):
     """How often `--nproc-per-node` starts the ranks again after one has failed; 0: a failure ends the run."""
     same_failure_limit: Count = 3
     """A failure of the same kind, rank and step ends the run when it comes for the so manieth time."""
-    frozen_after_seconds: Positive = 8
+    frozen_after_seconds: Positive = 20
     """A process that has given no sign of life for so long is ended, and the ranks start again."""
-    hung_after_seconds: Positive = 10
+    hung_after_seconds: Positive = 60
     """A phase of a step that lasts so long, and five times as long as it ever did, hangs: the rank that is behind is
     named and ended, and the ranks start again."""
     first_phase_seconds: Positive = 1800
-    """The same for phases that have not ended once: the first step compiles, reads and waits."""
+    """The same for phases that have not ended once, as the first step compiles, reads and waits, and for saving."""
     inject: tuple[PlantedFault, ...] = ()
     """Faults to rehearse. Each happens once in a run."""

@@ -62,7 +62,7 @@ def run(parts: Parts, state: TrainState) -> Outcome:
             else:
                 evaluate_if_due(parts, state)
             keep(parts, state, is_last=outcome is not None or state.finished())
-        with _phase(parts, "checkpoint"):
+        with _phase(parts, "checkpoint", is_steady=False):
             parts.checkpointer.finish()
     return outcome or Outcome(first_step=first_step, step=state.step, reason="all steps are done")
 
@@ -70,7 +70,7 @@ def run(parts: Parts, state: TrainState) -> Outcome:
 def keep(parts: Parts, state: TrainState, *, is_last: bool) -> None:
     """Save the state on the disk, in memory, or not, as is due; the last one always on the disk."""
     if is_last or parts.checkpointer.due(state.step):
-        with _phase(parts, "checkpoint"):
+        with _phase(parts, "checkpoint", is_steady=False):  # it may wait for the save before it
             parts.checkpointer.save(state)
     if parts.snapshots is not None and not is_last and parts.snapshots.due(state.step):
         with _phase(parts, "snapshot"):
@@ -114,7 +114,7 @@ def train_step(parts: Parts, state: TrainState) -> StepReport:
 
 
 @contextmanager
-def _phase(parts: Parts, name: str) -> Iterator[None]:
+def _phase(parts: Parts, name: str, *, is_steady: bool = True) -> Iterator[None]:
     """Measured by the recorder, and told to whoever watches over this rank."""
-    with parts.recorder.span(name), parts.heart.phase(name):
+    with parts.recorder.span(name), parts.heart.phase(name, is_steady=is_steady):
         yield

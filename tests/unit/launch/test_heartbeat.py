@@ -33,6 +33,18 @@ def test_a_thread_beats_while_the_main_one_waits(tmp_path: Path) -> None:
     assert after.began == before.began
 
 
+def test_how_long_a_save_has_lasted_says_nothing_of_the_next(tmp_path: Path) -> None:
+    heart = Heart(tmp_path, rank=0)
+    with heart.beating(step=0):
+        for _ in range(2):
+            with heart.phase("checkpoint", is_steady=False):
+                (beat,) = read_beats(tmp_path)
+                assert beat.longest_seconds == 0
+    config = ResilienceConfig(frozen_after_seconds=1000, hung_after_seconds=10, first_phase_seconds=100)
+    assert find_stuck([beat], beat.began + 50, config) is None
+    assert find_stuck([beat], beat.began + 101, config) is not None
+
+
 def test_the_last_sign_stays_for_the_launcher(tmp_path: Path) -> None:
     heart = Heart(tmp_path, rank=0)
     with heart.beating(step=4):

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,17 @@ def test_a_second_first_node_finds_the_port_taken() -> None:
         taken.listen()
         port = int(taken.getsockname()[1])
         assert "another node with NODE_RANK = 0" in outcome(node(0, 2, port))
+
+
+def test_the_store_listens_at_the_masters_address_alone() -> None:
+    one = node(0, 1, free_port())
+    with met(one):
+        # Address and port of sockets that listen (state 0A), as hexadecimal; the address's bytes are reversed.
+        rows = [
+            line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()
+        ]
+        listening = [row[1].split(":") for row in rows[1:] if row[3] == "0A"]
+    assert [address for address, port in listening if int(port, 16) == one.port] == ["0100007F"]
 
 
 def test_the_first_node_must_be_the_master() -> None:

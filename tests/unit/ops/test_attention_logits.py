@@ -45,6 +45,15 @@ def test_logits_of_bfloat16_are_computed_in_more_even_under_autocast() -> None:
     torch.testing.assert_close(largest.double(), expected, rtol=1e-6, atol=0)
 
 
+def test_a_pass_that_is_paused_does_not_count() -> None:
+    watch = LogitWatch()
+    query = drawn(1, 2, 4, 8, seed=1)
+    watch.is_paused = True
+    assert watch.heads(query) is None
+    watch.is_paused = False
+    assert watch.heads(query) is not None
+
+
 def test_only_training_counts_and_each_step_anew() -> None:
     watch, query = LogitWatch(), drawn(1, 3, 4, 8, seed=1)
     with torch.no_grad():

@@ -1,5 +1,8 @@
 """The plain engine: micro-batches add up to the batch, and the losses are the ones that the definition gives."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from firstlight.models.decoder import Decoder, LossSums
 from firstlight.optim.schedule import number_at
 from firstlight.parallel.apply import routers
 from firstlight.parallel.arithmetic import Arithmetic
+from firstlight.parallel.attention_logits import AttentionLogits
 from firstlight.parallel.engine import PlainEngine, Work
 from firstlight.parallel.losses import Normalizers, RankSums, weigh
 from firstlight.parallel.rows import Rows
@@ -253,3 +257,28 @@ def test_micro_batches_are_consecutive_rows() -> None:
     assert [part.tokens.shape[0] for part in parts] == [3, 3, 2]
     for field in ("tokens", "labels", "mask"):
         assert torch.equal(torch.cat([getattr(part, field) for part in parts]), getattr(rows, field))
+
+
+class CountedPauses(AttentionLogits):
+    pauses = 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.pauses += 1
+        with super().paused():
+            yield
+
+
+def test_a_micro_batch_that_fills_up_counts_for_nothing() -> None:
+    """A rank with fewer rows than another keeps step with it; what it computes then is no one's."""
+    found = []
+    for count in (None, ROWS // 2 + 1):
+        model = filled(CONFIGS["deepseek"], dtype=torch.float64)
+        logits = CountedPauses([model], Layout(), 0, over_ranks=lambda tensor: tensor)
+        engine = PlainEngine(model, replace(work_of(model, micro_batch_size=2), logits=logits))
+        rows = batch()
+        found.append((engine.forward_backward(replace(rows, num_micro_batches=count)), gradients(model), logits.pauses))
+    (report, grads, pauses), (filled_report, filled_grads, filled_pauses) = found
+    assert filled_report == report
+    assert (pauses, filled_pauses) == (0, 1), "attention logits of the row that fills up are not taken"
+    assert all(torch.equal(filled_grads[name], grads[name]) for name in grads)
