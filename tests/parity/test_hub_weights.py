@@ -235,7 +235,7 @@ def section_of(folder: Path) -> str:
     return f"model: {{from_hf: {folder}}}\n"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_training_goes_on_from_a_folder(tmp_path: Path, processes: int) -> None:
     """Not from the seed, on any number of processes; and a run that is continued goes on from its checkpoint."""
     run = make_tiny_run(tmp_path)

@@ -178,7 +178,7 @@ def test_4_when_another_run_is_in_the_folder(run: TinyRun) -> None:
     assert ask(run.folder, *train_arguments()).exit_code == 0
 
 
-@pytest.mark.parametrize(("processes", "steps"), [(1, 150), (2, 60)])
+@pytest.mark.parametrize(("processes", "steps"), [pytest.param(1, 150, marks=pytest.mark.slow), (2, 60)])
 def test_75_when_asked_to_stop_and_the_same_command_goes_on(tmp_path: Path, processes: int, steps: int) -> None:
     run = make_tiny_run(tmp_path)
     overrides = (f"training.steps={steps}", "checkpoint.save_every_steps=50", "training.evaluate_samples=2")

@@ -53,7 +53,7 @@ def test_a_disk_that_refuses_an_export_ends_no_training(tmp_path: Path) -> None:
     assert candidates(run.checkpoints)[0].name == "step-00000005"
 
 
-@pytest.mark.parametrize("key", [False, True])
+@pytest.mark.parametrize("key", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_lost_folder_goes_on_from_object_storage(tmp_path: Path, key: bool) -> None:
     """Another machine, an empty output folder: the end is that of a run that kept its folder."""
     pytest.importorskip("fsspec")
