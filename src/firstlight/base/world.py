@@ -1,7 +1,8 @@
 """Reads the launcher's environment once. No other file of the package touches `os.environ`."""
 
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from firstlight.base.errors import InputError
@@ -14,11 +15,10 @@ LAUNCHER_VARIABLE = "FIRSTLIGHT_LAUNCHER"
 
 
 NODES_VARIABLE = "FIRSTLIGHT_NODES"
-"""This node's rank, the number of nodes, and seconds to wait for each other, as in `0/2/7200`; set by our own launcher
-where there are several. The ranks of all nodes meet at MASTER_STORE_VARIABLE."""
+"""A NodeOfRanks as JSON; set by our own launcher where there are several. Their ranks meet at MASTER_STORE_VARIABLE."""
 
 MASTER_STORE_VARIABLE = "FIRSTLIGHT_MASTER_STORE"
-"""Address and port of the store that the launcher of node 0 serves."""
+"""Address and port of the store that the launcher of the node that leads serves for this round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,22 @@ class MasterStore:
 
     address: str
     port: int
+    join_seconds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOfRanks:
+    """Where the ranks of this machine stand among those of several, and in which of their starts."""
+
+    index: int
+    """Of this node among the `count` that take part."""
+    count: int
+    node: int
+    """The machine's own number, which it keeps."""
+    job: str
+    """The start of the run by all its launchers."""
+    round: int
+    """Starts of the ranks in it, this one counted: who is of an earlier one has no say any more."""
     join_seconds: int
 
 
@@ -44,6 +60,8 @@ class World:
     """The process of our own launcher, when it has started this one."""
     master_store: MasterStore | None = None
     """Where the ranks meet when our own launchers have started them on several nodes."""
+    node: NodeOfRanks | None = None
+    """With `master_store`."""
 
     @classmethod
     def from_environment(cls) -> "World":
@@ -62,16 +80,17 @@ class World:
                 "environment variable MASTER_ADDR is not set, so the ranks cannot meet; "
                 "use --nproc-per-node, or a launcher that sets it"
             )
-        node_rank, num_nodes, master_store = _nodes()
+        node, master_store = _node()
         return cls(
-            rank=node_rank * size + rank,
-            size=num_nodes * size,
+            rank=(node.index if node else 0) * size + rank,
+            size=(node.count if node else 1) * size,
             local_rank=_number("LOCAL_RANK", default=0),
             local_size=_number("LOCAL_WORLD_SIZE", default=size),
             restart_count=_number("TORCHELASTIC_RESTART_COUNT", default=0),
             store_folder=Path(store) if store else None,
             launcher_pid=_number(LAUNCHER_VARIABLE) if store else None,
             master_store=master_store,
+            node=node,
         )
 
 
@@ -93,12 +112,9 @@ def worker_environment(*, store_folder: Path, threads: int, interface: str = "lo
     return variables
 
 
-def nodes_environment(*, node_rank: int, num_nodes: int, master_store: MasterStore) -> dict[str, str]:
-    """Variables for the ranks of one node of several."""
-    return {
-        NODES_VARIABLE: f"{node_rank}/{num_nodes}/{master_store.join_seconds}",
-        MASTER_STORE_VARIABLE: f"{master_store.address}:{master_store.port}",
-    }
+def nodes_environment(place: NodeOfRanks, *, store: str) -> dict[str, str]:
+    """Variables for the ranks of one node of several, which meet at `store`."""
+    return {NODES_VARIABLE: json.dumps(asdict(place)), MASTER_STORE_VARIABLE: store}
 
 
 def names_interface() -> bool:
@@ -143,14 +159,14 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _nodes() -> tuple[int, int, MasterStore | None]:
-    """This node's rank, the number of nodes, and where they meet: (0, 1, None) on a single one."""
+def _node() -> tuple[NodeOfRanks | None, MasterStore | None]:
+    """This node among several, and where their ranks meet; neither on a single one."""
     text, place = os.environ.get(NODES_VARIABLE), os.environ.get(MASTER_STORE_VARIABLE)
     if not text or not place:
-        return 0, 1, None
-    node_rank, num_nodes, seconds = (int(part) for part in text.split("/"))
+        return None, None
+    node = NodeOfRanks(**json.loads(text))
     address, _, port = place.rpartition(":")
-    return node_rank, num_nodes, MasterStore(address=address, port=int(port), join_seconds=seconds)
+    return node, MasterStore(address=address, port=int(port), join_seconds=node.join_seconds)
 
 
 def _number(name: str, default: int | None = None) -> int:

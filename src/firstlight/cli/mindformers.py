@@ -136,8 +136,7 @@ def _read(request: RunRequest, world_size: int) -> Configuration:
 def _launch(asked: LauncherRequest, read: Configuration, home: Path, *, in_background: bool) -> int:
     """Start the workers of this node, and wait for them."""
     from firstlight.cli.train import launch as launch_supervised
-    from firstlight.launch.local import launch_local
-    from firstlight.launch.node import Node, met
+    from firstlight.launch.node import Node
 
     if not in_background:  # there, all that this process says is in that log already
         log_to_scheduler(asked.log_folder)
@@ -145,18 +144,17 @@ def _launch(asked: LauncherRequest, read: Configuration, home: Path, *, in_backg
         worker_log(asked.log_folder, number).unlink(missing_ok=True)
     folder = asked.log_folder.absolute()
     arguments = ["mindformers", "run", "--home", str(home), "--log-folder", str(folder), "--", *asked.arguments]
-    if asked.num_nodes == 1:
-        code = launch_supervised(read.loaded, arguments, asked.num_workers)
-    else:
+    node = None
+    if asked.num_nodes > 1:
         node = Node(
             rank=asked.node_rank,
             count=asked.num_nodes,
+            num_ranks=asked.num_local_workers,
             address=asked.master_address,
             port=asked.master_port,
             join_seconds=asked.join_seconds,
         )
-        with met(node):
-            code = launch_local(arguments, num_processes=asked.num_local_workers, node=node)
+    code = launch_supervised(read.loaded, arguments, asked.num_local_workers, node)
     if code:
         log.get_logger().error("the workers ended with exit code %d; their logs are in %s", code, asked.log_folder)
     return code

@@ -16,12 +16,21 @@ from firstlight.config.load import Loaded
 from firstlight.launch.parent import die_with, write_stacks_when_asked
 
 if TYPE_CHECKING:
+    from firstlight.launch.node import Node
     from firstlight.train.loop import Outcome
 
 NumProcesses = Annotated[
     int | None, typer.Option("--nproc-per-node", min=1, help="Start this many processes on this machine.")
 ]
 
+NumNodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines of the run; this command is given on each.")]
+NodeRank = Annotated[
+    int | None, typer.Option("--node-rank", min=0, help="Of this machine, from 0 on.", show_default=False)
+]
+Master = Annotated[
+    str | None,
+    typer.Option("--master", metavar="HOST:PORT", help="Where node 0 listens to the others.", show_default=False),
+]
 
 Accepted = Annotated[
     list[str] | None,
@@ -40,6 +49,9 @@ def train(
     overrides: Overrides = None,
     nproc_per_node: NumProcesses = None,
     accept_change: Accepted = None,
+    nodes: NumNodes = 1,
+    node_rank: NodeRank = None,
+    master: Master = None,
 ) -> None:
     """Train from a YAML file. Started again with the same command, a run goes on from its last checkpoint.
 
@@ -52,15 +64,32 @@ def train(
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)
     with failures_reported(world, logs=None):
-        read = read_configuration(chosen, overrides or (), nproc_per_node or world.size)
-        if nproc_per_node is not None and world.size > 1:
+        read = read_configuration(chosen, overrides or (), nodes * (nproc_per_node or world.size))
+        if (nproc_per_node is not None or nodes > 1) and world.size > 1:
             raise InputError(
                 "--nproc-per-node was given to a process that a launcher has started already; leave it out"
             )
-        if nproc_per_node is not None and nproc_per_node > 1:
-            sys.exit(launch(read.loaded, _arguments(chosen, overrides or [], accept_change or []), nproc_per_node))
+        if nodes > 1 or (nproc_per_node or 1) > 1:
+            num_ranks = nproc_per_node or 1
+            node = _node(nodes, node_rank, master, num_ranks) if nodes > 1 else None
+            arguments = _arguments(chosen, overrides or [], accept_change or [])
+            sys.exit(launch(read.loaded, arguments, num_ranks, node))
         read.loaded.require_rules(world_size=world.size)
         sys.exit(train_here(read, world, accept_change or []))
+
+
+def _node(num_nodes: int, rank: int | None, master: str | None, num_ranks: int) -> "Node":
+    """Which of several machines this is. Raises InputError."""
+    from firstlight.launch.node import JOIN_SECONDS, Node
+
+    host, _, port = (master or "").rpartition(":")
+    if not host or not port.isdecimal() or rank is None:
+        raise InputError("--nodes also needs --node-rank N and --master HOST:PORT, an address of node 0")
+    if rank >= num_nodes:
+        raise InputError(f"--node-rank {rank} is not one of the {num_nodes} of --nodes; use 0 to {num_nodes - 1}")
+    return Node(
+        rank=rank, count=num_nodes, num_ranks=num_ranks, address=host, port=int(port), join_seconds=JOIN_SECONDS
+    )
 
 
 def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[str]:
@@ -71,19 +100,22 @@ def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[
     return arguments
 
 
-def launch(loaded: Loaded, arguments: list[str], num_processes: int) -> int:
-    """Check here, so that what is wrong is said once; then start the ranks."""
+def launch(loaded: Loaded, arguments: list[str], num_processes: int, node: "Node | None" = None) -> int:
+    """Check here, so that what is wrong is said once; then start the ranks, of one machine or of this `node`."""
+    from firstlight.launch.channel import job_token
     from firstlight.launch.ledger import Ledger
     from firstlight.launch.local import launch_local
+    from firstlight.launch.nodes import launch_nodes
     from firstlight.launch.supervisor import Supervisor
     from firstlight.train.last_state import last_state_saver
 
-    loaded.require_rules(world_size=num_processes)
+    loaded.require_rules(world_size=num_processes * (node.count if node else 1))
     check_files(loaded.config)
     folder = loaded.config.training.output_folder
-    supervisor = Supervisor(
-        config=loaded.config.resilience, ledger=Ledger(folder), save_last_state=last_state_saver(loaded.config)
-    )
+    save_last_state = last_state_saver(loaded.config, None if node is None else node.rank)
+    supervisor = Supervisor(config=loaded.config.resilience, ledger=Ledger(folder), save_last_state=save_last_state)
+    if node is not None:
+        return launch_nodes(arguments, node=node, supervisor=supervisor, token=job_token(folder))
     return launch_local(arguments, num_processes=num_processes, supervisor=supervisor)
 
 

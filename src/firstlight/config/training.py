@@ -114,9 +114,9 @@ class ResilienceConfig(Section):
     """Consecutive skipped steps, for whatever reason, after which the run ends."""
     snapshot_every_steps: Steps = 0
     """Keep the state in the machine's memory (/dev/shm) after multiples of this. Two copies outlive their process, and
-    a restart takes the newest before it looks on the disk; 0: none. For runs on one machine."""
+    a restart takes the newest before it looks on the disk; 0: none. Of several machines each has another's too."""
     max_restarts: Steps = 10
-    """How often `--nproc-per-node` starts the ranks again after one has failed; 0: a failure ends the run."""
+    """How often the ranks start again, on all nodes, after one has failed; 0: a failure ends the run."""
     same_failure_limit: Count = 3
     """A failure of the same kind, rank and step ends the run when it comes for the so manieth time."""
     frozen_after_seconds: Positive = 20
@@ -126,5 +126,9 @@ class ResilienceConfig(Section):
     named and ended, and the ranks start again."""
     first_phase_seconds: Positive = 1800
     """The same for phases that have not ended once, as the first step compiles, reads and waits, and for saving."""
+    node_lost_after_seconds: Positive = 5
+    """A node of several whose supervisor has said nothing for so long is lost, and the ranks of all nodes end."""
+    node_return_seconds: Positive = 600
+    """How long the others wait for a lost node, or for another machine in its place; then the run ends."""
     inject: tuple[PlantedFault, ...] = ()
     """Faults to rehearse. Each happens once in a run."""

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
@@ -26,6 +27,14 @@ _TRACE_SECONDS = 0.5
 """What ranks have to write where they are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Elsewhere:
+    """What ends the ranks here is a failure of another node's."""
+
+    at_once: bool
+    """Without last words: what they wait for does not come."""
+
+
 class Agent(LocalElasticAgent):
     """A failure ends the others soon; a request to stop lets them finish their step and save."""
 
@@ -34,7 +43,7 @@ class Agent(LocalElasticAgent):
     """Exit codes by local rank, of ranks that failed before any of them was told to end."""
     stuck: Stuck | None
     """The rank that held up the others and was ended for that."""
-    watch: Callable[[], Stuck | None]
+    watch: Callable[[], Stuck | Elsewhere | None]
     noticed_at: float | None
     """When the failure was noticed, on the monotonic clock."""
 
@@ -45,7 +54,7 @@ class Agent(LocalElasticAgent):
         store_folder: Path,
         *,
         shutdown_seconds: int,
-        watch: Callable[[], Stuck | None] = lambda: None,
+        watch: Callable[[], Stuck | Elsewhere | None] = lambda: None,
     ) -> "Agent":
         """The agent of `spec`, whose ranks leave their records in `store_folder`. `watch` is asked often."""
         agent = cls(spec, logs_specs=DefaultLogsSpecs(), start_method="spawn", shutdown_timeout=shutdown_seconds)
@@ -56,10 +65,10 @@ class Agent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         context = self._pcontext
         if isinstance(context, SubprocessContext):
-            stuck = self.watch()
-            if stuck is not None:
+            reason = self.watch()
+            if reason is not None:
                 self.noticed_at = time.monotonic()
-                self._end_stuck(context, stuck)
+                self._end_for(context, reason)
             elif self._has_failure(context):
                 self.noticed_at = time.monotonic()
                 self._end_failed(context)
@@ -71,11 +80,15 @@ class Agent(LocalElasticAgent):
         self.ended_by_themselves = {rank: code for rank, code in _exit_codes(context).items() if code}
         context.close(timeout=_KILL_AFTER_SECONDS)
 
-    def _end_stuck(self, context: SubprocessContext, stuck: Stuck) -> None:
-        """All at once: the others wait for it, in collectives in which they hear nothing."""
-        self.stuck = stuck
-        _signal_all(context, TRACE_SIGNAL)
-        time.sleep(_TRACE_SECONDS)
+    def _end_for(self, context: SubprocessContext, reason: Stuck | Elsewhere) -> None:
+        """All at once where they wait, in collectives in which they hear nothing."""
+        if isinstance(reason, Stuck):
+            self.stuck = reason
+            _signal_all(context, TRACE_SIGNAL)
+            time.sleep(_TRACE_SECONDS)
+        elif not reason.at_once:
+            self._end_failed(context)
+            return
         _signal_all(context, signal.SIGKILL)
         context.close(timeout=_KILL_AFTER_SECONDS)
 

@@ -18,6 +18,8 @@ class Cause:
     kind: str = ""
     """A signal's name, an exception's class; what makes two causes alike."""
     rank: int = 0
+    is_consequence: bool = False
+    """Whether it says no more than that another rank, perhaps of another node, failed."""
 
 
 def first_cause(failures: Sequence[Failure], exit_codes: Mapping[int, int]) -> Cause | None:
@@ -41,7 +43,13 @@ def first_cause(failures: Sequence[Failure], exit_codes: Mapping[int, int]) -> C
 
 def _recorded(failure: Failure) -> Cause:
     kind = failure.what.partition(":")[0] if failure.frames else "error"
-    return Cause(message=failure.message(), exit_code=failure.exit_code, kind=kind, rank=failure.rank)
+    return Cause(
+        message=failure.message(),
+        exit_code=failure.exit_code,
+        kind=kind,
+        rank=failure.rank,
+        is_consequence=failure.is_consequence,
+    )
 
 
 def _killed(rank: int, number: int, name: str) -> str:

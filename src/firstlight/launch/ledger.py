@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,13 @@ class Ledger:
         if fault.action != "restart":
             self.faults.append(fault)
             self._open = None
+
+    def adopt(self, faults: Sequence[Fault]) -> None:
+        """Go on from what another supervisor has written down; how long ago that was, the clocks of both say."""
+        self.faults = list(faults)
+        if self.faults and self.faults[-1].action == "restart":
+            fault = self.faults.pop()
+            self._open = (fault, self._clock() - max(time.time() - fault.time, 0.0))
 
     def went_on(self, *, first_step: int, step: int) -> None:
         """The ranks began after `first_step` and have done `step`: once they are as far, the failure is made up for."""

@@ -1,7 +1,7 @@
 """Watches over the ranks of a run, and says after a failure whether they start again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,21 @@ class Ended:
     """With the last signs of life."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What follows from a failure, and what the user is told."""
+
+    fault: Fault
+    message: str
+    exit_code: int = 0
+    """When the ranks do not start again."""
+
+    @property
+    def starts_again(self) -> bool:
+        """Whether the ranks do."""
+        return self.fault.action == "restart"
+
+
 @dataclass(kw_only=True)
 class Supervisor:
     """Of one run, over all rounds of its ranks. `save_last_state` is called when they do not start again: it makes
@@ -51,32 +66,48 @@ class Supervisor:
             return None
         self._looked_at = now
         beats = read_beats(store_folder)
-        self._note(beats)
+        self.note(beats)
         return find_stuck(beats, now, self.config)
 
     def starts_again(self, ended: Ended) -> bool:
         """Write the failure down, and decide. A failure that ends the run leaves the last state on the disk."""
-        self._note(read_beats(ended.store_folder))
-        cause, step = ended.cause, self._step + 1
+        self.note(read_beats(ended.store_folder))
+        verdict = self.judge(ended.cause, ended.noticed_at)
+        self.say(verdict)
+        if not verdict.starts_again:
+            self.save()
+        return verdict.starts_again
+
+    def judge(self, cause: Cause, noticed_at: float) -> Verdict:
+        """Write the failure down, and decide."""
+        step = self._step + 1
         refusal = self._refusal(cause, step)
+        told = cause.message.removeprefix("error: ")
         fault = Fault(
             time=time.time(),
             round=self.round,
             kind=cause.kind,
             rank=cause.rank,
             step=step,
-            cause=cause.message.removeprefix("error: ").partition("\n")[0],
+            cause=told.partition("\n")[0],
             action="restart" if refusal is None else "stop",
         )
-        self.ledger.failed(fault, ended.noticed_at)
+        self.ledger.failed(fault, noticed_at)
         if refusal is None:
             self.round += 1
-            told = cause.message.removeprefix("error: ")
-            get_logger().warning(f"{told}\nstep {step} was under way; the ranks start again")
-            return True
-        get_logger().error(f"{cause.message}{refusal}")
-        self._save()
-        return False
+            return Verdict(fault=fault, message=f"{told}\nstep {step} was under way; the ranks start again")
+        return Verdict(fault=fault, message=f"error: {told}{refusal}", exit_code=cause.exit_code)
+
+    def say(self, verdict: Verdict) -> None:
+        """To the user."""
+        (get_logger().warning if verdict.starts_again else get_logger().error)(verdict.message)
+
+    def adopt(self, faults: Sequence[Fault]) -> None:
+        """Go on from what another supervisor of the run has written down."""
+        self._budget = RestartBudget(self.config)
+        for fault in faults:
+            self._budget.refusal(Signature(kind=fault.kind, rank=fault.rank, step=fault.step))
+        self.ledger.adopt(faults)
 
     def ended(self) -> None:
         """Say what the faults of the run came to."""
@@ -93,12 +124,14 @@ class Supervisor:
             return None if reason is None else ""
         return f"\nthe ranks do not start again: {reason}"
 
-    def _note(self, beats: list[Beat]) -> None:
+    def note(self, beats: Sequence[Beat]) -> None:
+        """Remember how far the ranks are."""
         if beats:
             self._step = min(beat.step for beat in beats)
             self.ledger.went_on(first_step=max(beat.first_step for beat in beats), step=self._step)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Make the last state durable, and say where it is."""
         try:
             place = self.save_last_state()
         except FirstlightError as error:

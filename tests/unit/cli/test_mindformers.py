@@ -145,7 +145,7 @@ def test_a_dead_master_ends_the_node(home: Path) -> None:
     port = str(free_port())
     answer = launched(home, order, "2", "1", "127.0.0.1", port, "1", "dead", "True", "1")
     assert answer.exit_code == 1
-    assert answer.message.startswith(f"the master 127.0.0.1:{port} did not answer within 1 s")
+    assert answer.message.startswith(f"1 of 2 nodes did not come within 1 s: node 0 (127.0.0.1:{port})")
 
 
 def test_a_worker_that_fails_ends_the_launcher_with_its_code(home: Path) -> None:
