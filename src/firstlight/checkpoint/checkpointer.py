@@ -17,6 +17,7 @@ from firstlight.checkpoint.disk import Disk, LocalDisk
 from firstlight.checkpoint.interval import SaveInterval
 from firstlight.checkpoint.key import read_key
 from firstlight.checkpoint.manifest import Manifest
+from firstlight.checkpoint.peer_copies import PeerCopies
 from firstlight.checkpoint.reader import load
 from firstlight.checkpoint.retention import Retention
 from firstlight.checkpoint.snapshot import HostBuffers, num_bytes_written
@@ -50,6 +51,10 @@ class Role:
 
     writes_whole_tensors: bool
     is_ours: Callable[[], bool] = lambda: True
+    publishes: bool | None = None
+    """Whether it makes the folder and publishes what all have written there; None: the first rank does."""
+    copies: PeerCopies | None = None
+    """What is written is with other nodes too."""
 
 
 class Checkpointer:
@@ -79,6 +84,8 @@ class Checkpointer:
         self._peers = peers
         self._configuration = dict(configuration)
         self._role = role or Role(writes_whole_tensors=peers.rank == 0)
+        self._publishes = peers.rank == 0 if self._role.publishes is None else self._role.publishes
+        self._found_by: PeerCopies | None = None
         self._clock = clock
         self._disk = disk = disk or LocalDisk()
         self._key = read_key(config.key_file)
@@ -93,9 +100,9 @@ class Checkpointer:
         self._is_last_lost = False
         self._interval = SaveInterval(config, clock)
 
-    def look_first_in(self, snapshots: Path) -> None:
-        """Restore from this folder too, and of one step rather from there."""
-        self._places = [snapshots, self._folder]
+    def look_first_in(self, snapshots: Path, copies: PeerCopies | None = None) -> None:
+        """Restore from this folder too, and of one step rather from there. With `copies` each node has its own."""
+        self._places, self._found_by = [snapshots, self._folder], copies
 
     def due(self, step: int) -> bool:
         """Whether the state after `step` is to be saved."""
@@ -125,7 +132,7 @@ class Checkpointer:
         self._failure, self._is_last_lost = None, False
         name = step_folder(state.step)
         tensors = state.tensors()
-        prepare = partial(self._prepare, name, num_bytes_written(tensors)) if self._peers.rank == 0 else None
+        prepare = partial(self._prepare, name, num_bytes_written(tensors)) if self._publishes else None
         if self._has_failed(Task(prepare, in_background=False)):
             return
         manifest = Manifest(
@@ -149,8 +156,8 @@ class Checkpointer:
             together(self._peers, self._raise_failure)
 
     def remove(self) -> None:
-        """Remove all that was saved, for the first rank alone, when nothing is in flight."""
-        if self._folder.exists():
+        """Remove all that was saved, when nothing is in flight."""
+        if self._publishes and self._folder.exists():
             self._disk.remove(self._folder)
 
     def _raise_failure(self) -> None:
@@ -172,16 +179,24 @@ class Checkpointer:
             return
         if self._has_failed(saving.task):
             self._saving = None
-            if self._peers.rank == 0:
+            if self._publishes:
                 self._writer.give_up(saving.name)
         elif saving.is_publishing:
             self._saving = None
             self._known_step = saving.manifest.step
             self._interval.published()
         else:
-            publish = partial(self._publish, saving) if self._peers.rank == 0 else None
+            saving = self._copied(saving)
+            publish = partial(self._publish, saving) if self._publishes else None
             task = Task(publish, in_background=self._config.asynchronous)
             self._saving = replace(saving, task=task, is_publishing=True)
+
+    def _copied(self, saving: "_Saving") -> "_Saving":
+        """Once what was written is with the peers too. What they cannot take is missed when all is published."""
+        if self._role.copies is None:
+            return saving
+        manifest = self._role.copies.spread(self._writer.staging(saving.name), saving.manifest)
+        return replace(saving, manifest=manifest)
 
     def _has_failed(self, task: Task) -> bool:
         """Whether it has on some rank; the rank says why."""
@@ -228,7 +243,8 @@ class Checkpointer:
         """
         found = self._agreed_candidates()
         for folder in found:
-            manifest = load(folder, state.tensors(), self._peers, self._key)
+            bring = self._found_by if folder.parent != self._folder else None
+            manifest = load(folder, state.tensors(), self._peers, self._key, bring)
             if manifest is not None:
                 state.load_state_dict(manifest.state)
                 if folder.parent == self._folder:
@@ -250,6 +266,9 @@ class Checkpointer:
         Newest first; of one step, that in memory before that on the disk.
         """
         mine = [(step_of(one), place) for place, folder in enumerate(self._places) for one in candidates(folder)]
+        if self._found_by is not None:
+            in_memory = [(step, 0) for step in self._found_by.steps(self._places[0])]
+            mine = [*in_memory, *(one for one in mine if one[1] > 0)]
         mine = sorted(mine, key=lambda one: (-one[0], one[1])) if self._peers.rank == 0 else []
         (count,) = self._peers.sum([float(len(mine))])
         if not count:

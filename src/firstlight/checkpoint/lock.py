@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -37,6 +37,9 @@ class Holder:
     process_start: str
     started: str
     token: str
+    job: str = ""
+    """The start of the run by its launchers, where those of several nodes count its rounds."""
+    round: int = 0
 
 
 class FolderLock:
@@ -48,11 +51,13 @@ class FolderLock:
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stale_seconds: float = STALE_SECONDS,
+        job: str = "",
+        round: int = 0,
     ) -> None:
         self._folder = folder
         self._heartbeat_seconds = heartbeat_seconds
         self._stale_seconds = stale_seconds
-        self._me = _this_process()
+        self._me = replace(_this_process(), job=job, round=round)
         self._file: Path | None = None
         self._ended = threading.Event()
 
@@ -124,6 +129,9 @@ class FolderLock:
 
     def _is_gone(self, path: Path, now: float) -> bool:
         holder = _read(path)
+        if holder is not None and holder.job and holder.job == self._me.job:
+            # The launchers of all nodes have ended that round; a machine that was cut off may not know it yet.
+            return holder.round < self._me.round
         if holder is not None and holder.place and holder.place == self._me.place:
             return _process_start(holder.pid) != holder.process_start
         return _age(path, now) > self._stale_seconds

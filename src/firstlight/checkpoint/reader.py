@@ -1,9 +1,9 @@
 """Reads a checkpoint of any layout into the tensors of this rank's layout, of each file only what this rank needs."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -110,12 +110,24 @@ class ReadPlan:
             )
 
 
-def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes | None = None) -> Manifest | None:
+class Bring(Protocol):
+    """Brings what is missing in a folder here from where it is. Every method is a collective."""
+
+    def bring_manifest(self, folder: Path) -> None: ...
+
+    def bring_files(self, folder: Path, manifest: Manifest, names: Collection[str]) -> None: ...
+
+
+def load(
+    folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes | None = None, bring: Bring | None = None
+) -> Manifest | None:
     """Fill `tensors` from the checkpoint in `folder`; None when that is not possible on all ranks. Collective.
 
     Each rank reads and checks the pieces that its own shards are in. A rank on which that fails says why; the tensors
     are of no use then, until another checkpoint has filled them.
     """
+    if bring is not None:
+        bring.bring_manifest(folder)
     manifest = _agreed(peers, lambda: _healthy(folder, key))
     if manifest is None or not _is_same_everywhere(peers, manifest, folder):
         return None
@@ -123,6 +135,8 @@ def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes |
     plan = _agreed(peers, lambda: ReadPlan(folder, manifest, shards))
     if plan is None:
         return None
+    if bring is not None:
+        bring.bring_files(folder, manifest, plan.files)
     return manifest if _agreed(peers, plan.read) is not None else None
 
 

@@ -48,11 +48,11 @@ class CheckpointWriter:
             for prefix in (STAGING_PREFIX, REPLACED_PREFIX):
                 for leftover in self._folder.glob(prefix + "*"):
                     self._disk.remove(leftover)
-            self._disk.make_folder(self._staging(name))
+            self._disk.make_folder(self.staging(name))
 
     def write_part(self, name: str, shards: Mapping[str, LocalShard]) -> None:
         """Write this rank's files, and beside them its part of the manifest."""
-        staging = self._staging(name)
+        staging = self.staging(name)
         files: dict[str, FileRecord] = {}
         records: dict[str, TensorRecord] = {}
         with self._refusals(staging, sum(shard.data.nbytes for shard in shards.values())):
@@ -61,15 +61,15 @@ class CheckpointWriter:
                 files[file] = write_tensors(self._disk, staging / file, tensors)
                 records.update({name: _record(shards[name], file) for name in names})
             part = Part(files=files, tensors=records, not_finite=tuple(not_finite_weights(shards)))
-            self._write(_part_file(staging, self._rank), part.model_dump_json())
+            self._write(part_file(staging, self._rank), part.model_dump_json())
 
     def publish(self, name: str, manifest: Manifest) -> Manifest:
         """Join the parts and make the checkpoint visible; the manifest that is there now.
 
         `manifest` lacks only what the ranks' parts hold.
         """
-        staging, target = self._staging(name), self._folder / name
-        part_files = [_part_file(staging, rank) for rank in range(self._num_ranks)]
+        staging, target = self.staging(name), self._folder / name
+        part_files = [part_file(staging, rank) for rank in range(self._num_ranks)]
         with self._refusals(staging, sum(file.stat().st_size for file in part_files if file.exists())):
             parts = [Part.model_validate_json(file.read_bytes()) for file in part_files]
             whole = join_parts(manifest, parts, self._key)
@@ -88,7 +88,7 @@ class CheckpointWriter:
     def give_up(self, name: str) -> None:
         """Free the space of a save that failed, as far as the disk lets us; the next one sweeps the rest."""
         with suppress(OSError):
-            self._disk.remove(self._staging(name))
+            self._disk.remove(self.staging(name))
 
     def _write(self, path: Path, text: str) -> None:
         write_durably(self._disk, path, [memoryview(text.encode())])
@@ -111,7 +111,8 @@ class CheckpointWriter:
         except OSError:
             return "an unknown number of"
 
-    def _staging(self, name: str) -> Path:
+    def staging(self, name: str) -> Path:
+        """Where a save is written before it is published."""
         return self._folder / (STAGING_PREFIX + name)
 
 
@@ -153,5 +154,6 @@ def _record(shard: LocalShard, file: str) -> TensorRecord:
     return TensorRecord(dtype=NAME_OF_DTYPE[shard.data.dtype], shape=shard.global_shape, shards=(placed,))
 
 
-def _part_file(staging: Path, rank: int) -> Path:
+def part_file(staging: Path, rank: int) -> Path:
+    """Where a rank leaves its part of the manifest."""
     return staging / f"part-{rank:05d}.json"

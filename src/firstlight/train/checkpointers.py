@@ -1,15 +1,18 @@
 """What keeps a run's state: on the disk, and in memory where that is asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from firstlight.base.errors import InputError
 from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
+from firstlight.checkpoint.key import read_key
 from firstlight.checkpoint.memory import MemoryDisk, snapshot_folder
 from firstlight.checkpoint.object_store import StoredCopies, open_store
+from firstlight.checkpoint.peer_copies import PeerCopies
 from firstlight.config.schema import RunConfig
 from firstlight.config.training import CheckpointConfig
 from firstlight.layout.mesh import Layout
+from firstlight.parallel.carrier import RankCarrier
 from firstlight.train.exports import PeriodicExport
 from firstlight.train.place import Place
 from firstlight.train.recording import CheckpointEvents
@@ -37,23 +40,33 @@ def checkpointers(config: RunConfig, place: Place, layout: Layout) -> Checkpoint
     memory = _memory(config, place)
     if memory is None:
         return Checkpointers(on_disk=on_disk, in_memory=None)
-    on_disk.look_first_in(memory)
-    return Checkpointers(on_disk=on_disk, in_memory=_snapshots(config, place, memory, role))
+    copies = _copies(config, place)
+    on_disk.look_first_in(memory, copies)
+    return Checkpointers(on_disk=on_disk, in_memory=_snapshots(config, place, memory, role, copies))
 
 
 def _memory(config: RunConfig, place: Place) -> Path | None:
     """Where snapshots are, if the run takes any."""
     if config.resilience.snapshot_every_steps == 0:
         return None
-    if place.world.local_size < place.world.size:
+    node = place.world.node
+    if node is None and place.world.local_size < place.world.size:
         raise InputError(
-            f"resilience.snapshot_every_steps = {config.resilience.snapshot_every_steps} is for runs on one machine; "
-            f"this one has {place.world.local_size} of {place.world.size} ranks here; use 0"
+            f"resilience.snapshot_every_steps = {config.resilience.snapshot_every_steps} needs Firstlight's own "
+            f"launcher on each machine (--nodes); {place.world.local_size} of {place.world.size} ranks are here; use 0"
         )
-    return snapshot_folder(place.folder.identity, place.folder.path)
+    return snapshot_folder(place.folder.identity, place.folder.path, None if node is None else node.node)
 
 
-def _snapshots(config: RunConfig, place: Place, memory: Path, role: Role) -> Checkpointer:
+def _copies(config: RunConfig, place: Place) -> PeerCopies | None:
+    """Between the memories of several nodes."""
+    if place.world.node is None:
+        return None
+    key = read_key(config.checkpoint.key_file)
+    return PeerCopies(RankCarrier(place.device), ranks_per_node=place.world.local_size, key=key)
+
+
+def _snapshots(config: RunConfig, place: Place, memory: Path, role: Role, copies: PeerCopies | None) -> Checkpointer:
     """Two copies, of which one is whole while the other is written; not in the background, so that none lags."""
     often = CheckpointConfig(
         save_every_steps=config.resilience.snapshot_every_steps,
@@ -62,7 +75,12 @@ def _snapshots(config: RunConfig, place: Place, memory: Path, role: Role) -> Che
         key_file=config.checkpoint.key_file,
     )
     return Checkpointer(
-        memory, often, place.peers, configuration=config.model_dump(mode="json"), role=role, disk=MemoryDisk()
+        memory,
+        often,
+        place.peers,
+        configuration=config.model_dump(mode="json"),
+        role=replace(role, publishes=place.world.local_rank == 0, copies=copies),
+        disk=MemoryDisk(),
     )
 
 

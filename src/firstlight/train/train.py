@@ -41,8 +41,9 @@ def train(
     """
     device = pick_device(world.local_rank, local_size=world.local_size)
     folder = RunFolder(path=config.training.output_folder)
+    job, started = ("", 0) if world.node is None else (world.node.job, world.node.round)
     with (
-        FolderLock(folder.path) as lock,
+        FolderLock(folder.path, job=job, round=started) as lock,
         joined(world, device, also_alone=parameter_type(config.training.precision) != "fp32") as peers,
         failures_reported(world, logs=folder.logs),
     ):
@@ -68,7 +69,7 @@ def _train_together(config: RunConfig, place: Place, beside: Mapping[str, str]) 
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
         outcome = _observed(parts, state, place)
-    if place.world.rank == 0 and outcome.exit_code in (0, EXIT_PREEMPTED) and parts.snapshots is not None:
+    if outcome.exit_code in (0, EXIT_PREEMPTED) and parts.snapshots is not None:
         parts.snapshots.remove()  # the disk has the last state
     if outcome.step > outcome.first_step:
         place.events.add("stop", outcome.step, outcome.reason, {"exit_code": outcome.exit_code})

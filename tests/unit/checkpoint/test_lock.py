@@ -154,3 +154,21 @@ def test_fenced_off_between_writing_and_publishing_all_ranks_end(tmp_path: Path)
     ended = on_ranks(2, save)
     assert [getattr(error, "exit_code", None) for error in ended] == [4, 4]
     assert candidates(tmp_path) == []
+
+
+def test_a_rank_of_an_earlier_round_is_fenced_off_at_once(tmp_path: Path) -> None:
+    """Its machine is cut off and lives: nothing but the round tells that it has no say any more."""
+    old = FolderLock(tmp_path, job="j", round=3)
+    old.acquire()
+    rewrite(tmp_path, place="another machine")
+    with pytest.raises(FolderInUseError):
+        FolderLock(tmp_path, job="another", round=4).acquire()
+    with pytest.raises(FolderInUseError):
+        FolderLock(tmp_path, job="j", round=3).acquire()
+    with FolderLock(tmp_path, job="j", round=4) as new:
+        new.acquire()
+        assert new.is_held()
+        assert not old.is_held()
+        with pytest.raises(FolderInUseError):
+            FolderLock(tmp_path, job="j", round=3).acquire()
+    old.release()
