@@ -52,6 +52,7 @@ class Nodes:
 
     def kill(self, rank: int, *, forgets: bool = False) -> None:
         """SIGKILL its supervisor, as when a machine loses power; then it `forgets` what its memory held."""
+        (self.run.folder / "killed-at").write_text(str(time.time()))
         self.processes[rank].send_signal(signal.SIGKILL)
         self.processes[rank].wait()
         if forgets:

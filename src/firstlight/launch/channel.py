@@ -135,12 +135,14 @@ class Listener:
         self._listening, self._token = listening, token
         self._answer, self._gone = answer, gone
         self._has_warned = False
+        self._connections: set[socket.socket] = set()
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def close(self) -> None:
         """Hear nobody any more."""
-        with suppress(OSError):  # it may be closed already
-            self._listening.shutdown(socket.SHUT_RDWR)
+        for one in (self._listening, *list(self._connections)):
+            with suppress(OSError):  # it may be closed already
+                one.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
     def _accept(self) -> None:
@@ -153,6 +155,7 @@ class Listener:
 
     def _serve(self, connection: socket.socket, host: str) -> None:
         last: dict[str, Any] | None = None
+        self._connections.add(connection)
         try:
             line = Line(connection, self._token, is_listener=True)
             seconds = _GREETING_SECONDS
@@ -163,6 +166,7 @@ class Listener:
             if last is None:
                 self._warn(host, error)
         finally:
+            self._connections.discard(connection)
             connection.close()
             if last is not None:
                 self._gone(last)

@@ -69,6 +69,8 @@ class Council:
     _store: str = ""
     _found: Cause | None = None
     """What ended the round, where no rank can tell."""
+    _left: Cause | None = None
+    """The loss of the node that led the round, where nobody has judged its end."""
     _stuck: Stuck | None = None
     _message: str = ""
     _exit_code: int = 0
@@ -141,10 +143,12 @@ class Council:
     def _wait(self, now: float) -> None:
         """Until all are there; a round that another node led may have ended without a verdict."""
         living = self._living(now)
-        if any(one.word.state == "ended" and one.word.round > self._judged for one in living.values()):
-            members = {rank: one.word.instance for rank, one in living.items() if one.word.round == self._round}
-            self._party = members
+        words = [one.word for one in living.values()]
+        unjudged = next((word for word in words if word.state == "ended" and word.round > self._judged), None)
+        if unjudged is not None:
+            self._party = {word.node: word.instance for word in words if word.round == self._round}
             self._found = self._stuck = None
+            self._left = self._gone_leader(unjudged.leader)
             self._enter("end", now)
             return
         if len(living) == self.node.count:
@@ -160,7 +164,7 @@ class Council:
         self._round += 1
         self._party = {rank: self._heard[rank].word.instance for rank in sorted(self._living(now))}
         self._store = self.open_store()
-        self._found = self._stuck = None
+        self._found = self._left = self._stuck = None
         self._enter("run", now)
 
     def _run(self, now: float) -> None:
@@ -205,7 +209,7 @@ class Council:
             of_it = [cause for cause in reported if (cause.kind, cause.rank) == (self._stuck.kind, self._stuck.rank)]
             return max([_told(self._stuck), *of_it], key=lambda cause: len(cause.message))
         own = [cause for cause in reported if not cause.is_consequence]
-        causes = [*([] if self._found is None else [self._found]), *own, *reported]
+        causes = [*filter(None, [self._found]), *own, *filter(None, [self._left]), *reported]
         return next(iter(causes), Cause(message="error: the ranks have ended", exit_code=FirstlightError.exit_code))
 
     def _judge(self, now: float, cause: Cause) -> None:
@@ -255,6 +259,15 @@ class Council:
             rank=list(self._party).index(rank) * self.node.num_ranks,
         )
 
+    def _gone_leader(self, rank: int) -> Cause:
+        known = {0: f"{self.node.address}:{self.node.port}"} | self._addresses()
+        return Cause(
+            message=f"error: {named(rank, known.get(rank))} is lost: its supervisor has ended",
+            exit_code=FirstlightError.exit_code,
+            kind=NODE_LOST,
+            rank=rank * self.node.num_ranks,
+        )
+
     def _missing(self, living: Mapping[int, _Heard], limit: float) -> str:
         missing = [rank for rank in range(self.node.count) if rank not in living]
         known = {0: f"{self.node.address}:{self.node.port}"} | self._addresses()
@@ -268,14 +281,14 @@ class Council:
 
     def _answer(self, word: Word) -> Order:
         if self._phase == "stop":
-            return self._order("stop", message=self._message, exit_code=self._exit_code)
+            return self._order("stop", exit_code=self._exit_code)
         if self._phase == "run" and self._party.get(word.node) == word.instance:
             return self._order("run")
         if word.state == "runs":
             return self._order("end")
-        return self._order("wait", message=self._message)
+        return self._order("wait")
 
-    def _order(self, kind: str, *, message: str = "", exit_code: int = 0) -> Order:
+    def _order(self, kind: str, *, message: str | None = None, exit_code: int = 0) -> Order:
         return Order.model_validate(
             {
                 "kind": kind,
@@ -287,7 +300,7 @@ class Council:
                 "store": self._store,
                 "stuck": self._stuck,
                 "at_once": self._found is not None,
-                "message": message,
+                "message": self._message if message is None else message,
                 "exit_code": exit_code,
                 "history": self.history,
             }

@@ -15,7 +15,7 @@ from firstlight.base.log import get_logger
 from firstlight.launch.agent import Elsewhere
 from firstlight.launch.cause import Cause
 from firstlight.launch.channel import Line, Listener, NoAnswer, call
-from firstlight.launch.council import NODE_LOST, Council, judged, named
+from firstlight.launch.council import NODE_LOST, Council, named
 from firstlight.launch.node import Node, host_and_port, listening_at, local_address, open_store
 from firstlight.launch.supervisor import Supervisor
 from firstlight.launch.words import Order, Word
@@ -161,7 +161,7 @@ class Member:
             elif before is not None and before.kind != "run":
                 return  # the ranks are being ended: no order changes that
         elif order.kind == "run" and order.round > word.round:
-            self._tell(state="runs", round=order.round, cause=None, exit_code=0, is_asked=False)
+            self._tell(state="runs", round=order.round, leader=self._leader, cause=None, exit_code=0, is_asked=False)
             self._told.beats = ()
         self._told.order = order
         self._lock.notify_all()
@@ -194,9 +194,6 @@ class Member:
             word, order = self._told.word, self._told.order
             if word.state == "runs" and order is not None and order.kind == "run":
                 self._told.order = self._end(what)
-            elif word.state == "ended" and word.round > judged(word.history):
-                # The ranks noticed before their supervisor did; what they said follows from this.
-                self._end(what)
             if self._told.word.state != "runs":
                 self._leader, self._looked_at = self._node.rank, -_LOOK_SECONDS
 
@@ -206,8 +203,7 @@ class Member:
         order, code = self._told.order, FirstlightError.exit_code
         first_rank = order.party.index(self._leader) * self._node.num_ranks if self._leader in order.party else 0
         cause = Cause(message=f"error: {what}", exit_code=code, kind=NODE_LOST, rank=first_rank)
-        known = self._told.word.cause
-        self._tell(cause=cause if known is None or known.is_consequence else known)
+        self._tell(cause=cause)
         return order.model_copy(update={"kind": "end", "at_once": True, "stuck": None})
 
     def _ask(self, rank: int, word: Word) -> Order:

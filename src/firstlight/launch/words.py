@@ -31,6 +31,8 @@ class Word(_Message):
     """The run's start by all its supervisors; empty before a leader has named it."""
     round: int = 0
     """The last one that it has started ranks in."""
+    leader: int = 0
+    """The node that led it."""
     state: Literal["waits", "runs", "ended", "done", "leaves"] = "waits"
     cause: Cause | None = None
     """Why its ranks have ended."""

@@ -102,6 +102,7 @@ def test_a_failure_of_one_ends_all_and_all_start_again(scene: Scene) -> None:
     (fault,) = order.history
     assert (fault.kind, fault.rank, fault.step, fault.action) == ("SIGKILL", 1, 7, "restart")
     assert fault.cause == "rank 1 was ended by SIGKILL", "and not what followed from it"
+    assert order.message == "rank 1 was ended by SIGKILL\nstep 7 was under way; the ranks start again"
 
 
 def test_the_same_failure_ends_the_run_on_all_nodes(scene: Scene) -> None:
