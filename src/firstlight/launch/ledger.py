@@ -54,6 +54,8 @@ class Ledger:
     def adopt(self, faults: Sequence[Fault]) -> None:
         """Go on from what another supervisor has written down; how long ago that was, the clocks of both say."""
         self.faults = list(faults)
+        if faults:  # the run began before this supervisor
+            self._began = min(self._began, self._clock() - max(time.time() - faults[0].time, 0.0))
         if self.faults and self.faults[-1].action == "restart":
             fault = self.faults.pop()
             self._open = (fault, self._clock() - max(time.time() - fault.time, 0.0))

@@ -82,6 +82,11 @@ class Member:
         for line in self._lines.values():
             line.close()
 
+    @property
+    def leads(self) -> bool:
+        """Whether this node does."""
+        return self._leader == self._node.rank
+
     def next_order(self) -> Order:
         """To run the ranks of a round, or to stop; waits for it."""
         with self._lock:

@@ -65,7 +65,8 @@ def _stop(member: Member, order: Order, supervisor: Supervisor) -> int:
     if order.message:
         get_logger().error(order.message)
         supervisor.save()
-    supervisor.ended()
+    if member.leads:
+        supervisor.ended()
     member.leave()
     return order.exit_code
 

@@ -1,7 +1,10 @@
 """What faults are said to have cost."""
 
 import json
+import time
 from pathlib import Path
+
+import pytest
 
 from firstlight.launch.ledger import EVENTS_FILE, Fault, Ledger
 
@@ -49,3 +52,14 @@ def test_without_faults_there_is_no_table(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_loses_lines_only(tmp_path: Path) -> None:
     Ledger(tmp_path / "none", Clock()).failed(fault(1), noticed_at=0.0)
+
+
+def test_another_supervisors_faults_are_gone_on_from(tmp_path: Path) -> None:
+    """What they cost counts from when they happened, which is before this supervisor began."""
+    fault = Fault(time=time.time() - 30, round=0, kind="node lost", rank=0, step=7, cause="", action="restart")
+    ledger = Ledger(tmp_path)
+    ledger.adopt([fault])
+    ledger.went_on(first_step=6, step=7)
+    assert ledger.faults[0].seconds_lost == pytest.approx(30, abs=5)
+    assert ledger.faults[0].steps_lost == 0
+    assert "effective training time 0.0 %" in ledger.summary()
