@@ -1,0 +1,135 @@
+"""Runs `firstlight train` as a user does, on a data set that `firstlight prepare` made, and reads what it recorded."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.started import Ended, run
+from benchmarks.train_cases import VOCABULARY_SIZE, Case
+from firstlight.config.load import load
+from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import Timeline
+from firstlight.data.open import TrainingNeeds, open_training_data
+from firstlight.data.stream import TokenStream
+
+ROOT = Path(__file__).parents[1]
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Python's standard library as tokens of a vocabulary of its own, made once and kept."""
+
+    folder: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer.json."""
+        return self.folder / "tokenizer.json"
+
+    def prepare(self) -> None:
+        """Make what is not there."""
+        if (self.folder / "complete").exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        verbs = (
+            ("tokenizer", "train", "--vocab-size", str(VOCABULARY_SIZE), "--output", str(self.tokenizer)),
+            ("prepare", "--tokenizer", str(self.tokenizer), "--output-prefix", str(self.folder / "stdlib")),
+        )
+        for verb in verbs:
+            require(call(verb, folder=self.folder))
+        (self.folder / "complete").touch()
+
+    def config(self, case: Case, output: Path, steps: int) -> dict[str, Any]:
+        """What a user writes to train a model of `case` on this."""
+        return {
+            "model": dict(case.model),
+            "data": {
+                "train": {
+                    "sources": [{"path": str(self.folder / "stdlib_text_document")}],
+                    "sequence_length": case.sequence_length,
+                },
+                "tokenizer": str(self.tokenizer),
+            },
+            "optimizer": {
+                "type": "adamw",
+                "learning_rate": 3.0e-4,
+                "betas": [0.9, 0.95],
+                "weight_decay": 0.1,
+                "max_grad_norm": 1.0,
+            },
+            "training": {
+                "steps": steps,
+                "global_batch_size": case.batch_size,
+                "micro_batch_size": case.batch_size,
+                "output_folder": str(output),
+            },
+            "checkpoint": {"save_every_steps": 0},
+            "monitor": {"log_every_steps": 1},
+        }
+
+    def write_config(self, case: Case, output: Path, steps: int) -> Path:
+        """The YAML file of a run in `output`; JSON is YAML."""
+        path = output.with_suffix(".yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.config(case, output, steps), indent=1))
+        return path
+
+    def write_tokens(self, case: Case, steps: int, path: Path) -> None:
+        """The global batches of that run in its own order, int32 [steps, batch, length + 1], for peers to read."""
+        config = load(self.write_config(case, path.with_suffix(""), steps)).config
+        batches = [next(stream) for stream in [_stream(config, steps)] for _ in range(steps)]
+        rows = [np.concatenate([batch.tokens, batch.labels[:, -1:]], axis=1) for batch in batches]
+        np.save(path, np.stack(rows).astype(np.int32))
+
+
+def _stream(config: RunConfig, steps: int) -> TokenStream:
+    training, length = config.training, config.data.train.sequence_length
+    batch_size = training.micro_batch_size
+    needs = TrainingNeeds(num_samples=steps * batch_size, seed=training.seed, vocab_size=config.model.vocab_size)
+    return TokenStream(
+        open_training_data(config.data, needs).dataset,
+        timeline=Timeline.even(steps=steps, batch_size=batch_size, sequence_length=length),
+        micro_batch_size=batch_size,
+        data_rank=0,
+        data_size=1,
+    )
+
+
+def call(arguments: Sequence[str], *, folder: Path, more: Mapping[str, str] | None = None, **limits: int) -> Ended:
+    """`firstlight ARGUMENTS` with this interpreter, from this checkout."""
+    command = [sys.executable, "-m", "firstlight", *arguments]
+    return run(command, more={"PYTHONPATH": str(ROOT / "src"), **(more or {})}, folder=folder, **limits)
+
+
+def require(ended: Ended) -> Ended:
+    """The same; the benchmark ends with what the program complained when it failed."""
+    if ended.error is not None:
+        sys.exit(f"firstlight: {ended.error}")
+    return ended
+
+
+def train(config: Path, output: Path, **how: Any) -> dict[str, Any]:
+    """Train, and what the run says of itself: parameters, seconds, losses and ends of steps, peak, versions."""
+    ended = call(("train", "--config", str(config)), folder=output.parent, **how)
+    if ended.error is not None:
+        return {"error": ended.error}
+    lines = [json.loads(line) for line in (output / METRICS).read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    seconds = [step["step_seconds"] for step in steps]
+    return {
+        "parameters": json.loads((output / "run.json").read_text())["parameters"],
+        "seconds": seconds,
+        "losses": [step["loss/lm"] for step in steps],
+        "foreign": [
+            ended.load.share(step["time"] - taken, step["time"]) for step, taken in zip(steps, seconds, strict=True)
+        ],
+        "peak_bytes": ended.peak_bytes,
+        "versions": {"torch": version("torch")},
+    }

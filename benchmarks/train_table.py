@@ -1,0 +1,132 @@
+"""The tables of `bench_train.py`: each program beside the fastest peer, and beside what the machine can do."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.train_cases import Case
+from benchmarks.train_record import Limit, Trained
+
+OWN = "firstlight"
+LOSS_TOLERANCE = 0.3
+"""Nats: the first loss lies so near to that of a guess, ln(vocabulary), whatever the initial weights are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """All rounds of one program with one of its settings."""
+
+    program: str
+    settings: str
+    rounds: Mapping[int, Trained]
+
+    @property
+    def rates(self) -> list[float]:
+        """Tokens per second of each round."""
+        return [one.tokens_per_second for one in self.rounds.values()]
+
+    @property
+    def rate(self) -> float:
+        """Of the median round."""
+        return statistics.median(self.rates)
+
+    @property
+    def peak_gigabytes(self) -> float:
+        """The most of any round."""
+        return max(one.peak_bytes for one in self.rounds.values()) / 1e9
+
+    @property
+    def foreign_share(self) -> float:
+        """Median of the rounds."""
+        return statistics.median(one.foreign_share for one in self.rounds.values())
+
+    def ratios(self, other: "Column") -> list[float]:
+        """Of the rates in the rounds that both have."""
+        both = self.rounds.keys() & other.rounds.keys()
+        return [self.rounds[one].tokens_per_second / other.rounds[one].tokens_per_second for one in sorted(both)]
+
+
+def columns(records: Iterable[Trained | Limit], case: str) -> list[Column]:
+    """Of one model, in the order of their first records."""
+    found: dict[tuple[str, str], dict[int, Trained]] = defaultdict(dict)
+    for one in records:
+        if isinstance(one, Trained) and one.case == case and one.error is None:
+            found[one.program, one.settings][one.round] = one
+    return [Column(program=program, settings=settings, rounds=rounds) for (program, settings), rounds in found.items()]
+
+
+def limit(records: Iterable[Trained | Limit]) -> tuple[float, dict[str, float]]:
+    """GFLOP/s: the mean over the shapes, and each; medians of the rounds."""
+    limits = [one for one in records if isinstance(one, Limit)]
+    shapes = {shape: statistics.median(one.gigaflops[shape] for one in limits) for shape in limits[0].gigaflops}
+    return statistics.mean(shapes.values()), shapes
+
+
+def best_peer(found: Sequence[Column], settings: str) -> Column | None:
+    """The fastest of the others with these settings."""
+    peers = [one for one in found if one.program != OWN and one.settings == settings]
+    return max(peers, key=lambda one: one.rate, default=None)
+
+
+def faults(records: Iterable[Trained | Limit], case: Case) -> list[str]:
+    """What would make a comparison worthless: another model, or a first loss that is not that of a guess."""
+    guess = math.log(case.model["vocab_size"])
+    found = []
+    for one in records:
+        if not isinstance(one, Trained) or one.case != case.name:
+            continue
+        if one.error is not None:
+            found.append(f"{one.program}, {one.settings}: failed: {one.error}")
+        elif one.parameters != case.parameters:
+            found.append(f"{one.program} has {one.parameters:,} parameters, not {case.parameters:,}")
+        elif abs(one.losses[0] - guess) > LOSS_TOLERANCE:
+            found.append(f"{one.program} begins with loss {one.losses[0]:.3f}, not near ln(vocabulary) = {guess:.3f}")
+    return found
+
+
+def lines(records: Sequence[Trained | Limit], case: Case) -> list[str]:
+    """The table of one model as Markdown, and what follows from it."""
+    peak, _ = limit(records)
+    found = columns(records, case.name)
+    rows = [
+        "| program | settings | tokens/s | least to most | GFLOP/s | of the limit | peak memory | others' load |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in sorted(found, key=lambda one: -one.rate):
+        gigaflops = one.rate * case.flops_per_token / 1e9
+        rows.append(
+            f"| {one.program} | {one.settings} | {one.rate:.0f} | {min(one.rates):.0f} to {max(one.rates):.0f} "
+            f"| {gigaflops:.1f} | {gigaflops / peak:.1%} | {one.peak_gigabytes:.2f} GB | {one.foreign_share:.1%} |"
+        )
+    return [*rows, *_compared(found)]
+
+
+def _compared(found: Sequence[Column]) -> list[str]:
+    own = next((one for one in found if one.program == OWN), None)
+    said = []
+    for settings, words in (("as found", "as found"), ("allocator", "with the allocator's settings")):
+        peer = best_peer(found, settings)
+        if own is None or peer is None:
+            continue
+        ratios = own.ratios(peer)
+        spread = f" ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)" if ratios else ""
+        ratio = statistics.median(ratios) if ratios else own.rate / peer.rate
+        said.append(f"- {ratio:.2f} times the fastest peer {words}, {peer.program}{spread}")
+    return ["", *said] if said else []
+
+
+def show(records: Sequence[Trained | Limit], cases: Sequence[Case]) -> None:
+    """Print all of it."""
+    peak, shapes = limit(records)
+    print(f"fp32 matrix products: {peak:.1f} GFLOP/s ({', '.join(f'{n} {value:.1f}' for n, value in shapes.items())})")
+    for case in cases:
+        print(
+            f"\n{case.name}: {case.parameters / 1e6:.2f} M parameters, "
+            f"{case.flops_per_token / 1e6:.1f} MFLOP per token, "
+            f"{case.batch_size} x {case.sequence_length} tokens per step"
+        )
+        print("\n".join(lines(records, case)))
+        for fault in dict.fromkeys(faults(records, case)):
+            print(f"- CHECK FAILED: {fault}")
