@@ -30,7 +30,7 @@ def main() -> None:
     """Measure each shape."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each shape")
+    parser.add_argument("--seconds", type=float, default=0.7, help="for each shape")
     wanted = parser.parse_args()
     torch.set_num_threads(wanted.threads)
     measured = {"x".join(map(str, shape)): gigaflops(shape, wanted.seconds) for shape in SHAPES}

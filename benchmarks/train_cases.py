@@ -1,7 +1,7 @@
 """The models that are trained side by side, as Firstlight's `model` sections; peers translate these. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from firstlight.config.model import ModelConfig
@@ -58,6 +58,11 @@ class Case:
     model: Mapping[str, Any]
     batch_size: int = BATCH_SIZE
     sequence_length: int = SEQUENCE_LENGTH
+    recomputes: bool = False
+    """Whether layers are computed again in the backward pass, in whatever way each program does that."""
+    processes: int = 1
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    """Of Firstlight's configuration, beside what every run has."""
 
     @property
     def tokens_per_step(self) -> int:

@@ -1,6 +1,7 @@
 """Runs `firstlight train` as a user does, on a data set that `firstlight prepare` made, and reads what it recorded."""
 
 import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy as np
 
 from benchmarks.started import Ended, run
 from benchmarks.train_cases import VOCABULARY_SIZE, Case
+from benchmarks.train_record import WARM_UP_STEPS
+from firstlight import __version__
 from firstlight.config.load import load
 from firstlight.config.schema import RunConfig
 from firstlight.config.timeline import Timeline
@@ -48,7 +51,7 @@ class DataSet:
 
     def config(self, case: Case, output: Path, steps: int) -> dict[str, Any]:
         """What a user writes to train a model of `case` on this."""
-        return {
+        usual: dict[str, Any] = {
             "model": dict(case.model),
             "data": {
                 "train": {
@@ -67,12 +70,14 @@ class DataSet:
             "training": {
                 "steps": steps,
                 "global_batch_size": case.batch_size,
-                "micro_batch_size": case.batch_size,
+                "micro_batch_size": case.batch_size // case.processes,
                 "output_folder": str(output),
             },
             "checkpoint": {"save_every_steps": 0},
             "monitor": {"log_every_steps": 1},
+            "recompute": {"kind": "full" if case.recomputes else "none"},
         }
+        return usual | {name: {**usual.get(name, {}), **section} for name, section in case.sections.items()}
 
     def write_config(self, case: Case, output: Path, steps: int) -> Path:
         """The YAML file of a run in `output`; JSON is YAML."""
@@ -83,8 +88,10 @@ class DataSet:
 
     def write_tokens(self, case: Case, steps: int, path: Path) -> None:
         """The global batches of that run in its own order, int32 [steps, batch, length + 1], for peers to read."""
-        config = load(self.write_config(case, path.with_suffix(""), steps)).config
-        batches = [next(stream) for stream in [_stream(config, steps)] for _ in range(steps)]
+        written = self.write_config(case, path.with_suffix(""), steps)
+        stream = _stream(load(written).config, steps)
+        written.unlink()
+        batches = [next(stream) for _ in range(steps)]
         rows = [np.concatenate([batch.tokens, batch.labels[:, -1:]], axis=1) for batch in batches]
         np.save(path, np.stack(rows).astype(np.int32))
 
@@ -115,14 +122,16 @@ def require(ended: Ended) -> Ended:
     return ended
 
 
-def train(config: Path, output: Path, **how: Any) -> dict[str, Any]:
-    """Train, and what the run says of itself: parameters, seconds, losses and ends of steps, peak, versions."""
-    ended = call(("train", "--config", str(config)), folder=output.parent, **how)
+def train(config: Path, output: Path, *, num_processes: int = 1, more: Mapping[str, str]) -> dict[str, Any]:
+    """Train, and what the run says of itself: parameters, seconds, losses and spans of steps, memory, versions."""
+    many = () if num_processes == 1 else ("--nproc-per-node", str(num_processes))
+    ended = call(("train", "--config", str(config), *many), folder=output.parent, more=more)
     if ended.error is not None:
         return {"error": ended.error}
     lines = [json.loads(line) for line in (output / METRICS).read_text().splitlines()]
-    steps = [line for line in lines if line["kind"] == "step"]
+    steps, ranks = ([line for line in lines if line["kind"] == kind] for kind in ("step", "ranks"))
     seconds = [step["step_seconds"] for step in steps]
+    waits = [max(line["wait_seconds"]) for line in ranks if None not in line.get("wait_seconds", [None])]
     return {
         "parameters": json.loads((output / "run.json").read_text())["parameters"],
         "seconds": seconds,
@@ -130,6 +139,16 @@ def train(config: Path, output: Path, **how: Any) -> dict[str, Any]:
         "foreign": [
             ended.load.share(step["time"] - taken, step["time"]) for step, taken in zip(steps, seconds, strict=True)
         ],
-        "peak_bytes": ended.peak_bytes,
-        "versions": {"torch": version("torch")},
+        "spans": _spans(steps) | ({"longest wait": statistics.median(waits[WARM_UP_STEPS:])} if waits else {}),
+        # As of the last step, since the others save nothing after theirs.
+        "peak_bytes": int(max(step["memory_bytes"] for step in steps)),
+        "whole_peak_bytes": ended.peak_bytes,
+        "versions": {"torch": version("torch"), "firstlight": __version__},
     }
+
+
+def _spans(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Median seconds of each part of a step, after the warm-up."""
+    names = {name for step in steps for name in step if name.startswith("seconds/")}
+    after = steps[WARM_UP_STEPS:] or steps
+    return {name.removeprefix("seconds/"): statistics.median(step.get(name, 0.0) for step in after) for name in names}

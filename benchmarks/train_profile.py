@@ -1,6 +1,8 @@
 """Where the time of Firstlight's step goes, by operator: its own parts, assembled in this process, under a profile."""
 
+import os
 import shutil
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.machine import ForeignLoad
 from benchmarks.train_cases import Case
 from benchmarks.train_firstlight import DataSet
 from firstlight.base.peers import Alone
@@ -44,22 +47,32 @@ def started(case: Case, folder: Path, steps: int) -> tuple[Parts, TrainState]:
 
 
 def show_profile(case: Case, folder: Path, *, steps: int, threads: int) -> None:
-    """Print the step's time without the profiler, and the operators that took most with it.
+    """Print the step's time without the profiler, what others took of the machine meanwhile, and with it the operators
+    that took most.
 
     The launcher's settings (allocator, pinning) are those of this process's environment, not of `firstlight train`.
     """
     torch.set_num_threads(threads)
+    DataSet(folder=folder / "data").prepare()
     parts, state = started(case, folder, steps)
-    seconds = []
-    for _ in range(_WARM_UP + steps - 1):
-        begin = time.perf_counter()
+    for _ in range(_WARM_UP):
         train_step(parts, state)
-        seconds.append(time.perf_counter() - begin)
+    seconds = []
+    with ForeignLoad(os.getpid()) as load:
+        begun = time.time()
+        for _ in range(steps - 1):
+            begin = time.perf_counter()
+            train_step(parts, state)
+            seconds.append(time.perf_counter() - begin)
+        ended = time.time()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as watched:
         train_step(parts, state)
     state.data.close()
-    rate = case.tokens_per_step / sorted(seconds[_WARM_UP:] or seconds)[len(seconds[_WARM_UP:] or seconds) // 2]
-    print(f"{case.name}: {rate:.0f} tokens/s, {rate * case.flops_per_token / 1e9:.1f} GFLOP/s, not profiled")
+    rate = case.tokens_per_step / statistics.median(seconds)
+    print(
+        f"{case.name}: {rate:.0f} tokens/s, {rate * case.flops_per_token / 1e9:.1f} GFLOP/s, not profiled; "
+        f"others took {load.share(begun, ended):.1%}"
+    )
     for title, groups in (
         ("operators", watched.key_averages()),
         ("operators by the shapes of their inputs", watched.key_averages(group_by_input_shape=True)),

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ class Trained:
     settings: str
     round: int
     threads: int
+    """Of the machine, for all processes together."""
     tokens_per_step: int
     flops_per_token: float
     parameters: int = 0
@@ -30,6 +31,12 @@ class Trained:
     foreign: Sequence[float] = ()
     """Of the machine, what others took during each step."""
     peak_bytes: int = 0
+    """Of the process that takes most, until the last step."""
+    whole_peak_bytes: int = 0
+    """The same with what follows: Firstlight saves its last state."""
+    spans: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of the parts of a step, medians."""
+    processes: int = 1
     versions: dict[str, str] = field(default_factory=dict)
     machine: str = ""
     time: float = 0.0
@@ -38,9 +45,14 @@ class Trained:
     @property
     def measured_seconds(self) -> list[float]:
         """Of steps after the warm-up, those that others disturbed left out while at least two remain."""
-        after = list(zip(self.seconds, self.foreign, strict=True))[WARM_UP_STEPS:]
+        after = self._after_warm_up
         quiet = [seconds for seconds, foreign in after if foreign <= QUIET_SHARE]
         return quiet if len(quiet) >= 2 else [seconds for seconds, _ in after]
+
+    @property
+    def _after_warm_up(self) -> list[tuple[float, float]]:
+        every = list(zip(self.seconds, self.foreign, strict=True))
+        return every[min(WARM_UP_STEPS, len(every) - 1) :]
 
     @property
     def tokens_per_second(self) -> float:
@@ -60,7 +72,7 @@ class Trained:
     @property
     def foreign_share(self) -> float:
         """That others took while the steps after the warm-up ran, by time."""
-        after = list(zip(self.seconds, self.foreign, strict=True))[WARM_UP_STEPS:]
+        after = self._after_warm_up
         return sum(seconds * share for seconds, share in after) / sum(seconds for seconds, _ in after)
 
 
@@ -82,7 +94,9 @@ def append(path: Path, record: Any) -> None:
 
 
 def read(path: Path, *kinds: type) -> list[Any]:
-    """The records of these types in a results file, in the order of writing."""
+    """The records of these types in a results file, in the order of writing; none where there is no file."""
+    if not path.exists():
+        return []
     by_name = {kind.__name__: kind for kind in kinds}
     lines: Iterable[dict[str, Any]] = (json.loads(line) for line in path.read_text().splitlines())
     return [by_name[line.pop("kind")](**line) for line in lines if line["kind"] in by_name]

@@ -28,9 +28,18 @@ class Column:
         return [one.tokens_per_second for one in self.rounds.values()]
 
     @property
+    def _step_rates(self) -> list[float]:
+        return [one.tokens_per_step / seconds for one in self.rounds.values() for seconds in one.measured_seconds]
+
+    @property
     def rate(self) -> float:
-        """Of the median round."""
-        return statistics.median(self.rates)
+        """Of the median step of all rounds."""
+        return statistics.median(self._step_rates)
+
+    @property
+    def best_rate(self) -> float:
+        """Of the fastest step: what neighbours on the same processor, who are not seen, take away least from."""
+        return max(self._step_rates)
 
     @property
     def peak_gigabytes(self) -> float:
@@ -91,13 +100,15 @@ def lines(records: Sequence[Trained | Limit], case: Case) -> list[str]:
     peak, _ = limit(records)
     found = columns(records, case.name)
     rows = [
-        "| program | settings | tokens/s | least to most | GFLOP/s | of the limit | peak memory | others' load |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| program | settings | tokens/s | rounds | fastest step | GFLOP/s | of the limit | peak memory "
+        "| others' load |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in sorted(found, key=lambda one: -one.rate):
         gigaflops = one.rate * case.flops_per_token / 1e9
         rows.append(
-            f"| {one.program} | {one.settings} | {one.rate:.0f} | {min(one.rates):.0f} to {max(one.rates):.0f} "
+            f"| {one.program} | {one.settings} | {one.rate:.0f} "
+            f"| {min(one.rates):.0f} to {max(one.rates):.0f} | {one.best_rate:.0f} "
             f"| {gigaflops:.1f} | {gigaflops / peak:.1%} | {one.peak_gigabytes:.2f} GB | {one.foreign_share:.1%} |"
         )
     return [*rows, *_compared(found)]
@@ -112,9 +123,16 @@ def _compared(found: Sequence[Column]) -> list[str]:
             continue
         ratios = own.ratios(peer)
         spread = f" ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)" if ratios else ""
-        ratio = statistics.median(ratios) if ratios else own.rate / peer.rate
-        said.append(f"- {ratio:.2f} times the fastest peer {words}, {peer.program}{spread}")
+        fastest = max((one for one in found if one.settings == settings and one.program != OWN), key=_best_rate)
+        said.append(
+            f"- {own.rate / peer.rate:.2f} times the fastest peer {words}, {peer.program}{spread}; "
+            f"by fastest steps {own.best_rate / fastest.best_rate:.2f} times {fastest.program}"
+        )
     return ["", *said] if said else []
+
+
+def _best_rate(column: Column) -> float:
+    return column.best_rate
 
 
 def show(records: Sequence[Trained | Limit], cases: Sequence[Case]) -> None:
