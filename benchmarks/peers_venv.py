@@ -1,4 +1,7 @@
-"""The environment of the programs that Firstlight is compared with, and which of them are in it."""
+"""The environment of the programs that Firstlight is compared with, and which of them are in it.
+
+As a program: makes it, in benchmarks/.venv or in the folder that is named, unless it is there.
+"""
 
 import subprocess
 import sys
@@ -29,7 +32,7 @@ def python(folder: Path) -> Path:
 def missing(folder: Path) -> dict[str, str]:
     """Programs that do not run, each with why."""
     if not python(folder).exists():
-        why = f"no environment at {folder}; --make-peers makes it"
+        why = f"there is no environment at {folder}; `python benchmarks/peers_venv.py {folder}` makes it"
         return dict.fromkeys(PROGRAMS, why)
     check = "import importlib.util, sys\nfor name in sys.argv[1:]:\n"
     check += " top = name.partition('.')[0]\n print(int(importlib.util.find_spec(top) is not None))"
@@ -40,3 +43,14 @@ def missing(folder: Path) -> dict[str, str]:
         for (name, module), is_there in zip(PROGRAMS.items(), found, strict=True)
         if is_there == "0"
     }
+
+
+def main() -> None:
+    """Make it."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT
+    if missing(folder):
+        make(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,8 @@ from benchmarks.train_record import Limit, Trained, append
 
 ROOT = Path(__file__).parents[1]
 OWN = "firstlight"
-AS_FOUND, TUNED = "as found", "allocator"
+AS_FOUND, TUNED, ITS_OWN = "as found", "allocator", "its own"
+"""What a process is started with. Firstlight is always started as a user does, and sets the allocator itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,6 @@ class Programs:
         """As the flags of `add_flags` say; the data set is made where there is none."""
         folder = wanted.folder.absolute()
         DataSet(folder=folder / "data").prepare()
-        if wanted.make_peers and not peers_venv.python(wanted.peers_venv).exists():
-            peers_venv.make(wanted.peers_venv)
         results = wanted.results or folder / f"{Path(sys.argv[0]).stem.removeprefix('bench_')}.jsonl"
         if not wanted.append:
             results.unlink(missing_ok=True)
@@ -53,9 +52,8 @@ class Programs:
     def limit(self, round_: int) -> Limit:
         """What matrix products reach, in a process of its own."""
         command = [sys.executable, str(ROOT / "benchmarks" / "gemm_limit.py"), "--threads", str(self.threads)]
-        begin = time.time()
         ended = require(run(command, more={}, folder=self.folder))
-        foreign = ended.load.share(begin, time.time())
+        foreign = ended.load.share(ended.begun, ended.begun + ended.seconds)
         return self._kept(
             Limit(round=round_, threads=self.threads, gigaflops=json.loads(ended.output), foreign_share=foreign)
         )
@@ -66,7 +64,7 @@ class Programs:
         record = Trained(
             program=program,
             case=case.name,
-            settings=settings,
+            settings=ITS_OWN if program == OWN else settings,
             round=round_,
             threads=self.threads,
             processes=case.processes,
@@ -114,7 +112,7 @@ class Programs:
         figures: dict[str, Any] = json.loads(ended.output.strip().splitlines()[-1])
         ends, seconds = figures.pop("ends"), figures["seconds"]
         foreign = [ended.load.share(end - taken, end) for end, taken in zip(ends, seconds, strict=True)]
-        return figures | {"foreign": foreign}
+        return figures | {"foreign": foreign, "first_step_seconds": ends[0] - ended.begun}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -123,5 +121,4 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "benchmarks", help="for data, runs and results")
     parser.add_argument("--results", type=Path, help="where records go; <benchmark>.jsonl in the folder by default")
     parser.add_argument("--append", action="store_true", help="keep the records that are there")
-    parser.add_argument("--peers-venv", type=Path, default=peers_venv.DEFAULT)
-    parser.add_argument("--make-peers", action="store_true", help="make that environment from PyPI where it is not")
+    parser.add_argument("--peers-venv", type=Path, default=peers_venv.DEFAULT, help="see benchmarks/peers_venv.py")

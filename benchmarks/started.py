@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ class Ended:
     peak_bytes: int
     """Of the process, or of that of its children that took most."""
     load: ForeignLoad
+    begun: float
+    """Unix time of its start."""
+    seconds: float
+    """To its end."""
 
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
@@ -34,16 +39,15 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(_TUNING)} | dict(more)
 
 
-def run(command: Sequence[str], *, more: Mapping[str, str], folder: Path, limit_bytes: int | None = None) -> Ended:
-    """Run a program to its end in `folder`. With `limit_bytes`, its address space may not grow beyond that."""
-    words = list(command)
-    if limit_bytes is not None:
-        words = ["prlimit", f"--as={limit_bytes}", "--", *words]
+def run(command: Sequence[str], *, more: Mapping[str, str], folder: Path) -> Ended:
+    """Run a program to its end in `folder`."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
-        process = subprocess.Popen(words, stdout=output, stderr=complaints, env=environment(more), cwd=folder)
+        begun = time.time()
+        process = subprocess.Popen(command, stdout=output, stderr=complaints, env=environment(more), cwd=folder)
         try:
             with ForeignLoad(process.pid) as load:
                 _, status, usage = os.wait4(process.pid, 0)
+                seconds = time.time() - begun
         except BaseException:
             process.kill()
             raise
@@ -54,4 +58,6 @@ def run(command: Sequence[str], *, more: Mapping[str, str], folder: Path, limit_
     error = None
     if process.returncode:
         error = f"exit code {process.returncode}: {' / '.join((complained or printed).strip().splitlines()[-4:])}"
-    return Ended(output=printed, error=error, peak_bytes=usage.ru_maxrss * 1024, load=load)
+    return Ended(
+        output=printed, error=error, peak_bytes=usage.ru_maxrss * 1024, load=load, begun=begun, seconds=seconds
+    )

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,10 +110,10 @@ def _stream(config: RunConfig, steps: int) -> TokenStream:
     )
 
 
-def call(arguments: Sequence[str], *, folder: Path, more: Mapping[str, str] | None = None, **limits: int) -> Ended:
+def call(arguments: Sequence[str], *, folder: Path, more: Mapping[str, str] | None = None) -> Ended:
     """`firstlight ARGUMENTS` with this interpreter, from this checkout."""
     command = [sys.executable, "-m", "firstlight", *arguments]
-    return run(command, more={"PYTHONPATH": str(ROOT / "src"), **(more or {})}, folder=folder, **limits)
+    return run(command, more={"PYTHONPATH": str(ROOT / "src"), **(more or {})}, folder=folder)
 
 
 def require(ended: Ended) -> Ended:
@@ -139,12 +140,22 @@ def train(config: Path, output: Path, *, num_processes: int = 1, more: Mapping[s
         "foreign": [
             ended.load.share(step["time"] - taken, step["time"]) for step, taken in zip(steps, seconds, strict=True)
         ],
+        "first_step_seconds": steps[0]["time"] - ended.begun,
         "spans": _spans(steps) | ({"longest wait": statistics.median(waits[WARM_UP_STEPS:])} if waits else {}),
         # As of the last step, since the others save nothing after theirs.
         "peak_bytes": int(max(step["memory_bytes"] for step in steps)),
         "whole_peak_bytes": ended.peak_bytes,
-        "versions": {"torch": version("torch"), "firstlight": __version__},
+        "versions": {"torch": version("torch"), "firstlight": f"{__version__} {_commit()}".strip()},
     }
+
+
+def _commit() -> str:
+    """Of this checkout, with a + where the package's files are not those of the commit; nothing where it is none."""
+    found = [
+        subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "src"))
+    ]
+    return found[0] + ("+" if found[1] else "")
 
 
 def _spans(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:

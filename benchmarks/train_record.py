@@ -30,6 +30,8 @@ class Trained:
     losses: Sequence[float] = ()
     foreign: Sequence[float] = ()
     """Of the machine, what others took during each step."""
+    first_step_seconds: float = 0.0
+    """From the start of the command to the end of the first step."""
     peak_bytes: int = 0
     """Of the process that takes most, until the last step."""
     whole_peak_bytes: int = 0

@@ -47,6 +47,11 @@ class Column:
         return max(one.peak_bytes for one in self.rounds.values()) / 1e9
 
     @property
+    def first_step_seconds(self) -> float:
+        """From the command to the end of its first step; median of the rounds."""
+        return statistics.median(one.first_step_seconds for one in self.rounds.values())
+
+    @property
     def foreign_share(self) -> float:
         """Median of the rounds."""
         return statistics.median(one.foreign_share for one in self.rounds.values())
@@ -101,17 +106,19 @@ def lines(records: Sequence[Trained | Limit], case: Case) -> list[str]:
     found = columns(records, case.name)
     rows = [
         "| program | settings | tokens/s | rounds | fastest step | GFLOP/s | of the limit | peak memory "
-        "| others' load |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| first step after | others' load |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in sorted(found, key=lambda one: -one.rate):
         gigaflops = one.rate * case.flops_per_token / 1e9
         rows.append(
             f"| {one.program} | {one.settings} | {one.rate:.0f} "
             f"| {min(one.rates):.0f} to {max(one.rates):.0f} | {one.best_rate:.0f} "
-            f"| {gigaflops:.1f} | {gigaflops / peak:.1%} | {one.peak_gigabytes:.2f} GB | {one.foreign_share:.1%} |"
+            f"| {gigaflops:.1f} | {gigaflops / peak:.1%} | {one.peak_gigabytes:.2f} GB "
+            f"| {one.first_step_seconds:.1f} s | {one.foreign_share:.1%} |"
         )
-    return [*rows, *_compared(found)]
+    failed = [f"- CHECK FAILED: {fault}" for fault in dict.fromkeys(faults(records, case))]
+    return [*rows, *_compared(found), *failed]
 
 
 def _compared(found: Sequence[Column]) -> list[str]:
@@ -122,7 +129,7 @@ def _compared(found: Sequence[Column]) -> list[str]:
         if own is None or peer is None:
             continue
         ratios = own.ratios(peer)
-        spread = f" ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)" if ratios else ""
+        spread = f" (by rounds {min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
         fastest = max((one for one in found if one.settings == settings and one.program != OWN), key=_best_rate)
         said.append(
             f"- {own.rate / peer.rate:.2f} times the fastest peer {words}, {peer.program}{spread}; "
@@ -135,16 +142,23 @@ def _best_rate(column: Column) -> float:
     return column.best_rate
 
 
+def heading(case: Case) -> str:
+    """What is trained."""
+    return (
+        f"{case.name}: {case.parameters / 1e6:.2f} M parameters, {case.flops_per_token / 1e6:.1f} MFLOP per token, "
+        f"{case.batch_size} x {case.sequence_length} tokens per step"
+    )
+
+
+def limit_line(records: Iterable[Trained | Limit]) -> str:
+    """What matrix products reach."""
+    peak, shapes = limit(records)
+    each = ", ".join(f"{name} {value:.1f}" for name, value in shapes.items())
+    return f"fp32 matrix products: {peak:.1f} GFLOP/s, the mean of the medians of three shapes ({each})"
+
+
 def show(records: Sequence[Trained | Limit], cases: Sequence[Case]) -> None:
     """Print all of it."""
-    peak, shapes = limit(records)
-    print(f"fp32 matrix products: {peak:.1f} GFLOP/s ({', '.join(f'{n} {value:.1f}' for n, value in shapes.items())})")
+    print(limit_line(records))
     for case in cases:
-        print(
-            f"\n{case.name}: {case.parameters / 1e6:.2f} M parameters, "
-            f"{case.flops_per_token / 1e6:.1f} MFLOP per token, "
-            f"{case.batch_size} x {case.sequence_length} tokens per step"
-        )
-        print("\n".join(lines(records, case)))
-        for fault in dict.fromkeys(faults(records, case)):
-            print(f"- CHECK FAILED: {fault}")
+        print("\n".join(["", heading(case), *lines(records, case)]))
