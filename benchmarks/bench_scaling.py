@@ -42,7 +42,7 @@ def two_ranks(case: Case, way: str) -> Case:
 def side_by_side(programs: Programs, case: Case, steps: int, round_: int) -> None:
     """Two runs at once, each with one thread."""
     half = replace(case, name=f"{case.name}: {SIDE_BY_SIDE}", batch_size=case.batch_size // 2)
-    alone = replace(programs, threads=1)
+    alone = replace(programs, threads=1, retries=0)  # each is a disturbance to the other
     with ThreadPoolExecutor(2) as pool:
         for one in [pool.submit(alone.train, OWN, half, steps=steps, round_=round_) for _ in range(2)]:
             one.result()

@@ -30,6 +30,8 @@ class Programs:
     peers: Path
     threads: int
     results: Path
+    retries: int = 0
+    """How often a process that others disturbed is run once more; the least disturbed one is kept."""
 
     @classmethod
     def of(cls, wanted: argparse.Namespace) -> "Programs":
@@ -39,7 +41,13 @@ class Programs:
         results = wanted.results or folder / f"{Path(sys.argv[0]).stem.removeprefix('bench_')}.jsonl"
         if not wanted.append:
             results.unlink(missing_ok=True)
-        return cls(folder=folder, peers=wanted.peers_venv, threads=wanted.threads, results=results.absolute())
+        return cls(
+            folder=folder,
+            peers=wanted.peers_venv,
+            threads=wanted.threads,
+            results=results.absolute(),
+            retries=wanted.retries,
+        )
 
     def missing(self, wanted: Sequence[str]) -> list[str]:
         """Of the programs `wanted`, those that are not installed; said once."""
@@ -60,8 +68,15 @@ class Programs:
 
     def train(self, program: str, case: Case, *, steps: int, settings: str = AS_FOUND, round_: int = 0) -> Trained:
         """One process, or as many as the case says. A program that fails has a record that says so."""
+        found: list[Trained] = []
+        while len(found) <= self.retries and not any(one.is_quiet for one in found):
+            found.append(self._once(program, case, steps, settings, round_))
+            print(f"  {found[-1].line()}", file=sys.stderr, flush=True)
+        return self._kept(min(found, key=lambda one: one.foreign_share))
+
+    def _once(self, program: str, case: Case, steps: int, settings: str, round_: int) -> Trained:
         how = self._own(case, steps) if program == OWN else self._peer(program, case, steps, settings)
-        record = Trained(
+        return Trained(
             program=program,
             case=case.name,
             settings=ITS_OWN if program == OWN else settings,
@@ -74,8 +89,6 @@ class Programs:
             time=time.time(),
             **how,
         )
-        print(f"  {record.line()}", file=sys.stderr, flush=True)
-        return self._kept(record)
 
     def _kept(self, record: Any) -> Any:
         append(self.results, record)
@@ -121,4 +134,5 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "benchmarks", help="for data, runs and results")
     parser.add_argument("--results", type=Path, help="where records go; <benchmark>.jsonl in the folder by default")
     parser.add_argument("--append", action="store_true", help="keep the records that are there")
+    parser.add_argument("--retries", type=int, default=1, help="of a process that others disturbed")
     parser.add_argument("--peers-venv", type=Path, default=peers_venv.DEFAULT, help="see benchmarks/peers_venv.py")

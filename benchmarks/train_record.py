@@ -54,12 +54,17 @@ class Trained:
     @property
     def _after_warm_up(self) -> list[tuple[float, float]]:
         every = list(zip(self.seconds, self.foreign, strict=True))
-        return every[min(WARM_UP_STEPS, len(every) - 1) :]
+        return every[min(WARM_UP_STEPS, max(len(every) - 1, 0)) :]
 
     @property
     def tokens_per_second(self) -> float:
         """Of the median step."""
         return self.tokens_per_step / statistics.median(self.measured_seconds)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether others left it alone; one that failed would fail again."""
+        return self.error is not None or self.foreign_share <= QUIET_SHARE
 
     def line(self) -> str:
         """To be read while others are measured."""
@@ -75,6 +80,8 @@ class Trained:
     def foreign_share(self) -> float:
         """That others took while the steps after the warm-up ran, by time."""
         after = self._after_warm_up
+        if not after:
+            return 0.0
         return sum(seconds * share for seconds, share in after) / sum(seconds for seconds, _ in after)
 
 
