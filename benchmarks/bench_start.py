@@ -1,7 +1,8 @@
 """What a user waits for: help, the check of a configuration, an opened data set, the first step of the quickstart's
 model, and the first step after a crash.
 
-Every time is of a command of its own, from its start, imports included; medians over the rounds.
+Every time is of a command of its own, from its start, imports included; medians over the rounds. A round before the
+first one does not count: Python writes its bytecode in it.
 """
 
 import argparse
@@ -142,7 +143,7 @@ def _running(quickstart: Quickstart, arguments: Sequence[str]) -> "subprocess.Po
     return subprocess.Popen(
         [sys.executable, "-m", "firstlight", *arguments],
         cwd=quickstart.folder,
-        env=environment({"PYTHONPATH": str(ROOT / "src")}),
+        env=environment({"PYTHONPATH": str(ROOT / "src")}, quickstart.folder),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -193,7 +194,7 @@ def main() -> None:
     quickstart, results = Quickstart(folder=folder / "quickstart"), folder / "start.jsonl"
     quickstart.prepare()
     results.unlink(missing_ok=True)
-    for round_ in range(wanted.rounds):
+    for round_ in range(-1, wanted.rounds):
         output = [folder / f"run-{time.time_ns()}-{number}" for number in range(4)]
         check = ("config", "check", *quickstart.arguments(output[0], 500))
         for what, measure in {
@@ -213,7 +214,8 @@ def main() -> None:
                 machine=describe(),
                 time=time.time(),
             )
-            append(results, one)
+            if round_ >= 0:
+                append(results, one)
             print(f"  {what}, round {round_}: {seconds:.3f} s, others took {foreign:.1%}", file=sys.stderr, flush=True)
         for path in output:
             shutil.rmtree(path, ignore_errors=True)

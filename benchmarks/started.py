@@ -16,7 +16,7 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
 }
 """glibc keeps what was freed instead of giving it back to the kernel and asking for it again, page by page."""
-_TUNING = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "LD_PRELOAD", "PYTHONPATH", "TORCH", "MASTER_", "RANK")
+_TUNING = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "LD_PRELOAD", "PYTHON", "TORCH", "MASTER_", "RANK")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +34,20 @@ class Ended:
     """To its end."""
 
 
-def environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's, without what changes how fast a program is, and with `more`."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_TUNING)} | dict(more)
+def environment(more: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """This process's, without what changes how fast a program is, and with `more`.
+
+    Python's bytecode is kept in `folder`, so that it is there from the second start on, as it is for a user.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_TUNING)}
+    return kept | {"PYTHONPYCACHEPREFIX": str(folder / "bytecode")} | dict(more)
 
 
 def run(command: Sequence[str], *, more: Mapping[str, str], folder: Path) -> Ended:
     """Run a program to its end in `folder`."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as complaints:
         begun = time.time()
-        process = subprocess.Popen(command, stdout=output, stderr=complaints, env=environment(more), cwd=folder)
+        process = subprocess.Popen(command, stdout=output, stderr=complaints, env=environment(more, folder), cwd=folder)
         try:
             with ForeignLoad(process.pid) as load:
                 _, status, usage = os.wait4(process.pid, 0)
