@@ -59,7 +59,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="of each process; the first two are not counted")
     parser.add_argument("--profile", action="store_true", help="the operators of Firstlight's step, by their time")
     add_flags(parser)
-    return parser.parse_args()
+    wanted = parser.parse_args()
+    if unknown := set(wanted.only) - set(names):
+        parser.error(f"--only {','.join(sorted(unknown))}: no such program; there are {', '.join(names)}")
+    return wanted
 
 
 def main() -> None:

@@ -45,21 +45,29 @@ class Trained:
     error: str | None = None
 
     @property
-    def measured_seconds(self) -> list[float]:
-        """Of steps after the warm-up, those that others disturbed left out while at least two remain."""
-        after = self._after_warm_up
-        quiet = [seconds for seconds, foreign in after if foreign <= QUIET_SHARE]
-        return quiet if len(quiet) >= 2 else [seconds for seconds, _ in after]
+    def counted(self) -> list[tuple[float, float]]:
+        """Seconds and others' share of steps after the warm-up, those that others disturbed left out while at least two
+        remain."""
+        every = list(zip(self.seconds, self.foreign, strict=True))
+        after = every[min(WARM_UP_STEPS, max(len(every) - 1, 0)) :]
+        quiet = [one for one in after if one[1] <= QUIET_SHARE]
+        return quiet if len(quiet) >= 2 else after
 
     @property
-    def _after_warm_up(self) -> list[tuple[float, float]]:
-        every = list(zip(self.seconds, self.foreign, strict=True))
-        return every[min(WARM_UP_STEPS, max(len(every) - 1, 0)) :]
+    def measured_seconds(self) -> list[float]:
+        """Of the steps that count."""
+        return [seconds for seconds, _ in self.counted]
 
     @property
     def tokens_per_second(self) -> float:
         """Of the median step."""
         return self.tokens_per_step / statistics.median(self.measured_seconds)
+
+    @property
+    def foreign_share(self) -> float:
+        """That others took while the steps that count ran, by time; 0 where there are none."""
+        whole = sum(self.measured_seconds)
+        return sum(seconds * share for seconds, share in self.counted) / whole if whole else 0.0
 
     @property
     def is_quiet(self) -> bool:
@@ -75,14 +83,6 @@ class Trained:
             f"{name}: {self.tokens_per_second:.0f} tokens/s, {self.peak_bytes / 1e9:.2f} GB, "
             f"loss {self.losses[0]:.3f} to {self.losses[-1]:.3f}, others took {self.foreign_share:.1%}"
         )
-
-    @property
-    def foreign_share(self) -> float:
-        """That others took while the steps after the warm-up ran, by time."""
-        after = self._after_warm_up
-        if not after:
-            return 0.0
-        return sum(seconds * share for seconds, share in after) / sum(seconds for seconds, _ in after)
 
 
 @dataclass(frozen=True, kw_only=True)
