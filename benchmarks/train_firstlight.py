@@ -141,7 +141,7 @@ def train(config: Path, output: Path, *, num_processes: int = 1, more: Mapping[s
             ended.load.share(step["time"] - taken, step["time"]) for step, taken in zip(steps, seconds, strict=True)
         ],
         "first_step_seconds": steps[0]["time"] - ended.begun,
-        "spans": _spans(steps) | ({"longest wait": statistics.median(waits[WARM_UP_STEPS:])} if waits else {}),
+        "spans": _spans(steps) | ({"longest wait": statistics.median(waits[WARM_UP_STEPS:] or waits)} if waits else {}),
         # As of the last step, since the others save nothing after theirs.
         "peak_bytes": int(max(step["memory_bytes"] for step in steps)),
         "whole_peak_bytes": ended.peak_bytes,
