@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not inst
 
 from benchmarks.programs import AS_FOUND, OWN, Programs, add_flags  # noqa: E402
 from benchmarks.train_cases import SEQUENCE_LENGTH, VOCABULARY_SIZE, Case  # noqa: E402
-from benchmarks.train_record import Trained, read  # noqa: E402
+from benchmarks.train_record import Trained, load_text, read  # noqa: E402
 
 PEER = "transformers"
 BATCH_SIZE = 4
@@ -109,7 +109,7 @@ def lines(records: Sequence[Trained], limit_bytes: int = LIMIT_BYTES) -> list[st
             largest[way] = max(largest.get(way, 0), one.parameters)
         rows.append(
             f"| {one.case} | {one.parameters / 1e6:.0f} M | {peak / 1e9:.2f} GB | {peak / one.parameters:.1f} "
-            f"| {one.tokens_per_second:.0f} | {'yes' if is_within else 'no'} | {one.foreign_share:.1%} |"
+            f"| {one.tokens_per_second:.0f} | {'yes' if is_within else 'no'} | {load_text(one.foreign_share)} |"
         )
     said = [f"- {way}: {parameters / 1e6:.0f} M parameters" for way, parameters in largest.items()]
     return [*rows, "", *said]

@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not inst
 
 from benchmarks.programs import AS_FOUND, OWN, TUNED, Programs, add_flags  # noqa: E402
 from benchmarks.train_cases import MOE, Case  # noqa: E402
-from benchmarks.train_record import Trained, read  # noqa: E402
+from benchmarks.train_record import Trained, load_text, read  # noqa: E402
 
 SHORTER = {**MOE, "num_hidden_layers": 2, "attention": {**MOE["attention"], "num_attention_heads": 4}}
 CONTEXT_PARALLEL = {"parallelism": {"context_parallel": 2}}
@@ -49,7 +49,7 @@ def lines(records: Sequence[Trained]) -> list[str]:
         rate = one.tokens_per_step / statistics.median(one.measured_seconds)
         rows.append(
             f"| {one.case} | {one.program} | {one.settings} | {rate:.0f} | {rate * one.flops_per_token / 1e9:.1f} "
-            f"| {one.peak_bytes / 1e9:.2f} GB | {one.foreign_share:.1%} |"
+            f"| {one.peak_bytes / 1e9:.2f} GB | {load_text(one.foreign_share)} |"
         )
     return rows
 

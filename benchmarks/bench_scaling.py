@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not inst
 
 from benchmarks.programs import OWN, Programs, add_flags  # noqa: E402
 from benchmarks.train_cases import CASES, Case  # noqa: E402
-from benchmarks.train_record import Trained, read  # noqa: E402
+from benchmarks.train_record import Trained, load_text, read  # noqa: E402
 
 SIDE_BY_SIDE = "two runs side by side, half the batch each"
 WAYS = {
@@ -60,6 +60,8 @@ def lines(records: Sequence[Trained], case: Case) -> list[str]:
         name, _, way = one.case.partition(": ")
         if name == case.name:
             found.setdefault(way, []).append(one)
+    if not found:
+        return []
     ideal = _seconds(found.get(SIDE_BY_SIDE, []))
     for way, rounds in found.items():
         seconds = _seconds(rounds)
@@ -70,7 +72,7 @@ def lines(records: Sequence[Trained], case: Case) -> list[str]:
         spans = " | ".join(_span(rounds, name) for name in ("forward_backward", "optimizer", "longest wait"))
         gigabytes = max(one.peak_bytes for one in rounds) / 1e9
         foreign = statistics.median(one.foreign_share for one in rounds)
-        others = "each other" if way == SIDE_BY_SIDE else f"{foreign:.1%}"
+        others = "each other" if way == SIDE_BY_SIDE else load_text(foreign)
         rows.append(f"| {way} | {seconds:.3f} | {over} | {spans} | {gigabytes:.2f} GB | {others} |")
     return rows
 

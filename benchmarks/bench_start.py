@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not inst
 from benchmarks.machine import ForeignLoad, describe  # noqa: E402
 from benchmarks.started import environment, run  # noqa: E402
 from benchmarks.train_firstlight import METRICS, call, require  # noqa: E402
-from benchmarks.train_record import append, read  # noqa: E402
+from benchmarks.train_record import append, load_text, read  # noqa: E402
 
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 AIMS = {
@@ -179,7 +179,7 @@ def lines(records: Sequence[Waited]) -> list[str]:
         foreign = statistics.median(one.foreign_share for one in of_it)
         rows.append(
             f"| {what} | {statistics.median(seconds):.3f} s | {min(seconds):.3f} to {max(seconds):.3f} s | {aim} "
-            f"| {foreign:.1%} |"
+            f"| {load_text(foreign)} |"
         )
     return rows
 

@@ -95,6 +95,11 @@ class Limit:
     foreign_share: float
 
 
+def load_text(share: float) -> str:
+    """Others' share of the machine as tables show it."""
+    return f"{share:.1%}" if share <= QUIET_SHARE else f"{share:.1%}, disturbed"
+
+
 def append(path: Path, record: Any) -> None:
     """Add one record, by the name of its type."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.train_cases import Case
-from benchmarks.train_record import QUIET_SHARE, Limit, Trained
+from benchmarks.train_record import QUIET_SHARE, Limit, Trained, load_text
 
 OWN = "firstlight"
 LOSS_TOLERANCE = 0.3
@@ -116,10 +116,11 @@ def lines(records: Sequence[Trained | Limit], case: Case) -> list[str]:
             f"| {one.program} | {one.settings} | {one.rate:.0f} "
             f"| {min(one.rates):.0f} to {max(one.rates):.0f} | {one.best_rate:.0f} "
             f"| {gigaflops:.1f} | {gigaflops / peak:.1%} | {one.peak_gigabytes:.2f} GB "
-            f"| {one.first_step_seconds:.1f} s | {one.foreign_share:.1%} |"
+            f"| {one.first_step_seconds:.1f} s | {load_text(one.foreign_share)} |"
         )
+    quiet = [one for one in found if one.foreign_share <= QUIET_SHARE]
     failed = [f"- CHECK FAILED: {fault}" for fault in dict.fromkeys(faults(records, case))]
-    return [*rows, *_compared(found), *failed]
+    return [*rows, *_compared(quiet), *failed]
 
 
 def _compared(found: Sequence[Column]) -> list[str]:

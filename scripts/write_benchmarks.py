@@ -49,7 +49,8 @@ hour and a half on two cores) and writes this page. What the figures advise is i
   {QUIET_SHARE:.0%} of the machine, while two others are left.
 - *others' load* is the share of the machine that other processes took meanwhile (or the hypervisor said it took). What
   neighbours on the same processor do to its caches, memory and clock is not seen there: the same step may differ by a
-  third within a minute. *fastest step* is what is least disturbed.
+  third within a minute. *fastest step* is what is least disturbed. A figure that is marked *disturbed* is no measure
+  of the program; no ratio is made of it.
 - *settings*: "as found", or with glibc's allocator told to keep what is freed (`MALLOC_TOP_PAD_=1000000000`,
   `MALLOC_MMAP_THRESHOLD_=4000000000`, `MALLOC_TRIM_THRESHOLD_=8000000000`). Firstlight runs with what its own launcher
   sets.
@@ -76,10 +77,11 @@ def page(results: Path) -> str:
         if records := read(results / f"{name}.jsonl", Trained):
             parts += section(title, _words(words), lines(records), records)
     if records := read(results / "growth.jsonl", Trained):
-        tables = [line for name in bench_growth.FAMILIES for line in ("", *bench_growth.lines(records, name))]
+        tables = _joined(bench_growth.lines(records, name) for name in bench_growth.FAMILIES)
         parts += section("Growth of cost", _words(bench_growth.__doc__), tables, records)
     if records := read(results / "scaling.jsonl", Trained):
-        tables = [line for case in CASES.values() for line in ("", case.name, "", *bench_scaling.lines(records, case))]
+        found = {name: bench_scaling.lines(records, case) for name, case in CASES.items()}
+        tables = _joined([f"### {name}", *rows] for name, rows in found.items() if rows)
         parts += section("From one process to two", _words(bench_scaling.__doc__), tables, records)
     if waits := read(results / "start.jsonl", bench_start.Waited):
         parts += section("Waiting", _words(bench_start.__doc__), bench_start.lines(waits), waits)
@@ -96,10 +98,16 @@ def _side_by_side(path: Path) -> list[str]:
         return []
     tables = [f"{limit_line(records)}."]
     for case in CASES.values():
-        tables += ["", f"### {heading(case)}", *train_lines(records, case)]
+        if any(one.case == case.name for one in trained):
+            tables += ["", f"### {heading(case)}", *train_lines(records, case)]
     words = "The same models, tokens and threads with Firstlight and with the programs that people train with."
     rounds = len({one.round for one in trained})
     return section("Training beside other programs", f"{words} Rounds: {rounds}.", tables, trained)
+
+
+def _joined(tables: Iterable[Sequence[str]]) -> list[str]:
+    """One after the other with a line between them; empty ones left out."""
+    return "\n\n".join("\n".join(lines) for lines in tables if lines).splitlines()
 
 
 def _words(text: str | None) -> str:
