@@ -71,7 +71,7 @@ class DataSet:
             "training": {
                 "steps": steps,
                 "global_batch_size": case.batch_size,
-                "micro_batch_size": case.batch_size // case.processes,
+                "micro_batch_size": max(case.batch_size // case.processes, 1),
                 "output_folder": str(output),
             },
             "checkpoint": {"save_every_steps": 0},
