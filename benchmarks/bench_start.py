@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]  # for a checkout that is not installed
 
 from benchmarks.machine import ForeignLoad, describe  # noqa: E402
-from benchmarks.started import environment, run  # noqa: E402
+from benchmarks.started import end_what_was_started, environment, run  # noqa: E402
 from benchmarks.train_firstlight import METRICS, call, require  # noqa: E402
 from benchmarks.train_record import append, load_text, read  # noqa: E402
 
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "benchmarks")
     parser.add_argument("--rounds", type=int, default=5)
     wanted = parser.parse_args()
+    end_what_was_started()
     folder = wanted.folder.absolute()
     quickstart, results = Quickstart(folder=folder / "quickstart"), folder / "start.jsonl"
     quickstart.prepare()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, peers_venv
-from benchmarks.started import ALLOCATOR, run
+from benchmarks.started import ALLOCATOR, end_what_was_started, run
 from benchmarks.train_cases import Case
 from benchmarks.train_firstlight import DataSet, require, train
 from benchmarks.train_record import Limit, Trained, append
@@ -36,6 +36,7 @@ class Programs:
     @classmethod
     def of(cls, wanted: argparse.Namespace) -> "Programs":
         """As the flags of `add_flags` say; the data set is made where there is none."""
+        end_what_was_started()
         folder = wanted.folder.absolute()
         DataSet(folder=folder / "data").prepare()
         results = wanted.results or folder / f"{Path(sys.argv[0]).stem.removeprefix('bench_')}.jsonl"
