@@ -114,7 +114,12 @@ def lines(records: Sequence[Trained], limit_bytes: int = LIMIT_BYTES) -> list[st
             f"| {one.peak_bytes / one.parameters:.1f} | {saved} | {one.tokens_per_second:.0f} "
             f"| {'yes' if is_within else 'no'} | {load_text(one.foreign_share)} |"
         )
-    said = [f"- {way}: {parameters / 1e6:.0f} M parameters" for way, parameters in largest.items()]
+    tried = {way: max(one.parameters for one in records if one.case.rpartition(",")[0] == way) for way in largest}
+    said = [
+        f"- {way}: {parameters / 1e6:.0f} M parameters within the limit"
+        + ("; larger ones were not tried" if tried[way] == parameters else "")
+        for way, parameters in largest.items()
+    ]
     return [*rows, "", *said]
 
 
