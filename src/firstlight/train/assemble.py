@@ -27,7 +27,6 @@ from firstlight.data.stream import Masking, TokenStream
 from firstlight.data.tokenizer import check_vocabulary, end_of_document_id, load_tokenizer
 from firstlight.data.worker import Assignment
 from firstlight.data.worker_reader import WorkerReader
-from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
@@ -282,18 +281,6 @@ def _in_turn(*acts: Callable[[], None]) -> Callable[[], None]:
             one()
 
     return act
-
-
-def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
-    """What `run.json` says beside versions."""
-    counts = count_parameters(config.model)
-    return {
-        "parameters": counts.total,
-        "activated_parameters": counts.activated,
-        "flops_per_token": flops_per_token(config.model, config.data.train.sequence_length),
-        "world_size": place.world.size,
-        "device": place.device.type,
-    }
 
 
 def stages_of_rank(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:

@@ -73,7 +73,7 @@ def test_page_says_the_essentials(tmp_path: Path) -> None:
         "12.3M",
         "4.2M active per token",
         "of fp32 matrix products, measured",
-        "torch 2.13.0",
+        "torch 2.13.0, python 3.11, code of commit 0123456789ab, changed since",
         "vocab_size: 8192",
         "def read_lines(path):",
     ):

@@ -59,6 +59,10 @@ def test_a_run_leaves_what_it_is_documented_to_leave(finished: TinyRun) -> None:
     assert [line["step"] for line in finished.metrics("evaluation")] == [4]
     losses = [line["loss/lm"] for line in finished.metrics("step")]
     assert losses[-1] < losses[0]
+    facts = json.loads((finished.output / "run.json").read_text())
+    assert set(facts) >= {"parameters", "device", "layout", "git", "versions"}
+    manifest = read_manifest(finished.checkpoints / "step-00000004")
+    assert facts["data"]["fingerprint"] == manifest.state["data"]["fingerprint"]
 
 
 def test_a_finished_run_is_left_alone(finished: TinyRun) -> None:
