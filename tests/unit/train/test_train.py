@@ -13,8 +13,9 @@ from firstlight.checkpoint.step_folder import candidates
 from firstlight.data.prepare import PrepareRequest, prepare
 from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Proceed, Stop, Verdict
-from firstlight.train.generate import Sampling, generate
+from firstlight.train.generate import generate
 from firstlight.train.loop import Outcome
+from firstlight.train.sampling import Sampling
 from firstlight.train.train import train
 from firstlight.train.trained import evaluate_trained, load_trained
 from tests.runs import TinyRun, make_tiny_run
