@@ -42,6 +42,9 @@ def rest(histories: Sequence[History]) -> str:
         blocks.append(page.difference_table([run.name for run in histories], differences(histories)))
     for run in histories:
         suffix = "" if len(histories) == 1 else f", {run.name}"
+        faults = [event for event in run.events if event.kind == "fault"]
+        if faults:
+            blocks.append(page.fault_table(f"Faults{suffix}", faults))
         if run.samples:
             blocks.append(page.samples(f"Samples{suffix}", run.samples))
         if run.sample:

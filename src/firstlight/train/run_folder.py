@@ -11,6 +11,7 @@ from typing import Any
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
+from firstlight.base.traces import LOGS
 from firstlight.checkpoint.files import replace_durably
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
@@ -82,7 +83,7 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         """Traces of ranks that failed."""
-        return self.path / "logs"
+        return self.path / LOGS
 
     @property
     def stop_request(self) -> Path:
