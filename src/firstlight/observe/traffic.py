@@ -64,6 +64,8 @@ class Traffic:
                 torch.accelerator.synchronize()
             profiler.stop()
         self._seconds = exposed_seconds(profiler.profiler.kineto_results.events())
+        # torch's object is part of a cycle: what it holds, megabytes of each step, would wait for Python's collector
+        profiler.profiler = None
 
     def seconds(self) -> float | None:
         """Exposed, in the step that was watched last; None if none was."""
