@@ -126,6 +126,14 @@ def ask_for_reproducible_products() -> None:
     os.environ.setdefault("MKL_CBWR", "AUTO")
 
 
+def silence_profiler() -> None:
+    """Keep torch's profiler from saying on the console that it begins and ends; to be called before torch is loaded.
+
+    A user's own level is kept.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+
+
 def leave_exit_code(world: World, exit_code: int) -> None:
     """Tell our launcher how this rank ended, for the case that the launcher itself was asked to stop."""
     if world.store_folder is not None and world.store_folder.is_dir():

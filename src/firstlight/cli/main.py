@@ -10,7 +10,7 @@ from firstlight.base import log
 from firstlight.base.errors import FirstlightError
 from firstlight.base.failure import Reported
 from firstlight.base.peers import PeerFailed
-from firstlight.base.world import ask_for_reproducible_products
+from firstlight.base.world import ask_for_reproducible_products, silence_profiler
 from firstlight.cli import (
     checkpoint,
     config,
@@ -75,6 +75,7 @@ def main() -> None:
     """Run the command line; a FirstlightError becomes one message on stderr and its exit code."""
     log.set_up()
     ask_for_reproducible_products()
+    silence_profiler()
     try:
         app()
     except (PeerFailed, Reported) as failure:

@@ -103,8 +103,8 @@ def generate(
     weights: Weights = WeightsChoice.MODEL,
 ) -> None:
     """Print a continuation of the prompt, written by the run's newest checkpoint; also kept as sample.txt."""
-    from firstlight.train.generate import Sampling
     from firstlight.train.generate import generate as generate_text
+    from firstlight.train.sampling import Sampling
     from firstlight.train.trained import load_trained
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
 from firstlight.base.failure import read_failures
+from firstlight.base.traces import ask_all
 from firstlight.launch.parent import TRACE_SIGNAL
 from firstlight.resilience.watchdog import Stuck
 
@@ -74,6 +75,7 @@ class Agent(LocalElasticAgent):
     def _end_stuck(self, context: SubprocessContext, stuck: Stuck) -> None:
         """All at once: the others wait for it, in collectives in which they hear nothing."""
         self.stuck = stuck
+        ask_all(self.store_folder)
         _signal_all(context, TRACE_SIGNAL)
         time.sleep(_TRACE_SECONDS)
         _signal_all(context, signal.SIGKILL)

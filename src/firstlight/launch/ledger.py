@@ -25,6 +25,8 @@ class Fault:
     cause: str
     action: str
     """"restart" or "stop"."""
+    traces: str = ""
+    """Where in the run's folder the stacks and collectives of the ranks are, when they were asked for them."""
     steps_lost: int | None = None
     """Steps that were done before it and were done again; None while the ranks have not come so far."""
     seconds_lost: float | None = None
@@ -35,6 +37,7 @@ class Ledger:
     """Appends to the `faults.jsonl` of a run's folder. A folder that is not there, or a full disk, loses lines only."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder = folder
         self._path = folder / EVENTS_FILE
         self._clock = clock
         self._began = clock()

@@ -8,6 +8,7 @@ from pathlib import Path
 from firstlight.base.errors import FirstlightError
 from firstlight.base.heartbeat import Beat, read_beats
 from firstlight.base.log import get_logger
+from firstlight.base.traces import LOGS, keep_traces
 from firstlight.config.training import ResilienceConfig
 from firstlight.launch.cause import Cause
 from firstlight.launch.ledger import Fault, Ledger
@@ -59,22 +60,26 @@ class Supervisor:
         self._note(read_beats(ended.store_folder))
         cause, step = ended.cause, self._step + 1
         refusal = self._refusal(cause, step)
+        now = time.time()
+        traces = self._keep_traces(ended.store_folder, f"step-{step}-{cause.kind}-{int(now)}")
+        where = f"\nstacks and collectives of the ranks: {self.ledger.folder / traces}" if traces else ""
         fault = Fault(
-            time=time.time(),
+            time=now,
             round=self.round,
             kind=cause.kind,
             rank=cause.rank,
             step=step,
             cause=cause.message.removeprefix("error: ").partition("\n")[0],
             action="restart" if refusal is None else "stop",
+            traces=traces,
         )
         self.ledger.failed(fault, ended.noticed_at)
         if refusal is None:
             self.round += 1
             told = cause.message.removeprefix("error: ")
-            get_logger().warning(f"{told}\nstep {step} was under way; the ranks start again")
+            get_logger().warning(f"{told}{where}\nstep {step} was under way; the ranks start again")
             return True
-        get_logger().error(f"{cause.message}{refusal}")
+        get_logger().error(f"{cause.message}{where}{refusal}")
         self._save()
         return False
 
@@ -92,6 +97,11 @@ class Supervisor:
         if reason is None or self.config.max_restarts == 0:
             return None if reason is None else ""
         return f"\nthe ranks do not start again: {reason}"
+
+    def _keep_traces(self, store_folder: Path, name: str) -> str:
+        """Their place within the run's folder; nothing where the ranks have left none."""
+        place = Path(LOGS) / name
+        return str(place) if keep_traces(store_folder, self.ledger.folder / place) else ""
 
     def _note(self, beats: list[Beat]) -> None:
         if beats:

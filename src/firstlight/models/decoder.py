@@ -3,10 +3,11 @@
 Shapes: b batch, s sequence, d model width, v vocabulary, m mixture layers (MTP layers included), e experts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from firstlight.config.model import (
@@ -48,8 +49,13 @@ class TokenSums(NamedTuple):
     z: Tensor
 
 
-TokenLoss = Callable[[Tensor, Tensor, Tensor, Tensor], TokenSums]
-"""Of hidden states [b, s, d], head [v, d], labels and mask [b, s]."""
+class TokenLoss(Protocol):
+    """Of hidden states [b, s, d], head [v, d], labels and mask [b, s]."""
+
+    def __call__(self, hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor, /) -> TokenSums: ...
+
+    def scores(self, hidden_bsd: Tensor, weight_vd: Tensor, mask_bs: Tensor, /) -> Tensor:
+        """Of the next token at the n positions that the mask counts, [n, v], row by row; in fp32 at least."""
 
 
 class InputReader(Protocol):
@@ -81,6 +87,10 @@ class TokenLossHere:
             return TokenSums(*summed_cross_entropy_and_z(*given, soft_cap=self._soft_cap))
         loss = summed_cross_entropy(*given)
         return TokenSums(loss, torch.zeros_like(loss))
+
+    def scores(self, hidden_bsd: Tensor, weight_vd: Tensor, mask_bs: Tensor) -> Tensor:
+        """See TokenLoss."""
+        return capped(F.linear(hidden_bsd[mask_bs != 0], weight_vd), self._soft_cap)
 
 
 class Block(nn.Module):

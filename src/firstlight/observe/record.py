@@ -24,6 +24,9 @@ A step's record (means are per step, over the steps since the last record):
     grad_norm/<group>           of a group of modules ("attention", "experts", ...), before clipping, of this step
     weight_norm/<group>, update_norm/<group>, layer_grad_norm/<n>, optimizer_norm/<moment>   with `monitor.measure`
     pipeline_bubble             0 to 1; the share of this step in which stages did not compute; absent without stages
+    exposed_communication_seconds       of this step's forward and backward pass, mean of the ranks: data is under way
+                                between ranks and the device computes nothing; a part of seconds/forward_backward;
+                                absent with one rank, and unless it is measured
     device/<what>               "celsius", "megahertz", "watts", "load"; with `monitor.measure`, where torch tells
     elapsed_seconds             since this process opened the recorder, everything included
     time                        unix time, seconds
@@ -42,6 +45,7 @@ A table of ranks, by name a list with a number for each rank:
     loss                        of the next token, over the rank's own samples; none on a stage without the last layer
     grad_norm                   of the part of the gradient that the rank holds
     wait_seconds                in the collective that ends a step's backward pass: least where the others wait for
+    exposed_communication_seconds   as above, of the rank itself
     idle_share                  of this step's way through the pipeline; only with stages
 """
 
@@ -57,6 +61,7 @@ RankTable = Mapping[str, Sequence[float]]
 PAUSES = ("evaluate", "checkpoint", "monitor")
 """Spans in which training stands still; they are no part of `step_seconds`."""
 
+EXPOSED = "exposed_communication_seconds"
 MAX_VIO = "expert_load/max_vio"
 MAX_LOGIT = "attention_logits/max"
 EVALUATE_PREFIX = "evaluate/"

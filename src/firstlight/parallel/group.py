@@ -1,16 +1,18 @@
 """The process group of the run, and the collectives that other rooms are handed."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C import _distributed_c10d as c10d
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
 from firstlight.base.peers import Alone, Peers
+from firstlight.base.traces import answer_when_asked
 from firstlight.base.world import World
 from firstlight.parallel.device import backend_for
 
@@ -58,6 +60,8 @@ def joined(world: World, device: torch.device, *, also_alone: bool = False) -> I
         return
     store = _store(world)
     dist.init_process_group(backend_for(device), store=store, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
+    if world.store_folder is not None and world.store_folder.is_dir():
+        answer_when_asked(world.store_folder, world.rank, _last_collectives)
     try:
         yield ProcessGroup(device)
     finally:
@@ -79,6 +83,14 @@ def largest_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor
+
+
+def _last_collectives() -> bytes:
+    """What torch's flight recorder holds, as JSON: NCCL has one of its own, where torch is built with it."""
+    # torch's stubs have neither
+    of_gloo: Callable[[], bytes] = c10d._dump_fr_trace_json  # type: ignore[attr-defined]
+    dump = getattr(c10d, "_dump_nccl_trace_json", None) if dist.get_backend() == "nccl" else None
+    return of_gloo() if dump is None else bytes(dump())
 
 
 def _store(world: World) -> Store | None:

@@ -1,6 +1,6 @@
 """RunConfig to Parts and TrainState: the only place of the room that names concrete classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +9,7 @@ from firstlight.base.heartbeat import Heart
 from firstlight.base.log import get_logger
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.data import HeldOutBlend
+from firstlight.config.monitor import SamplesConfig
 from firstlight.config.phase_rules import final_batches
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.precision import Fp16Precision
@@ -27,10 +28,11 @@ from firstlight.data.stream import Masking, TokenStream
 from firstlight.data.tokenizer import check_vocabulary, end_of_document_id, load_tokenizer
 from firstlight.data.worker import Assignment
 from firstlight.data.worker_reader import WorkerReader
-from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
+from firstlight.models.decoder import Decoder
+from firstlight.observe.samples import write_samples
 from firstlight.optim.averages import Averages
 from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
@@ -57,12 +59,14 @@ from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.resilience.guard import Guard
 from firstlight.train.checkpointers import checkpointers
-from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
+from firstlight.train.evaluate import Evaluation, EvaluationPlan, Evaluations, Evaluator, HeldOutSet, Portion
 from firstlight.train.loop import Parts
 from firstlight.train.place import Place
 from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.recording import measures_of, recorder_of, update_watch
 from firstlight.train.run_folder import DATA
+from firstlight.train.samples import SamplePlan, SampleWriter, Tokens, Writing, prompt_tokens
+from firstlight.train.sampling import Sampling
 from firstlight.train.state import TrainState
 from firstlight.train.stop_requests import stop_requests
 
@@ -76,6 +80,8 @@ class Inputs:
     train_fingerprint: str
     held_out: list[HeldOutSet]
     masking: Masking
+    prompts: list[Tokens]
+    """Of `monitor.samples`."""
 
 
 def open_inputs(config: RunConfig) -> Inputs:
@@ -91,6 +97,7 @@ def open_inputs(config: RunConfig) -> Inputs:
         needs=needs,
         train_fingerprint=train.fingerprint,
         held_out=open_held_out_sets(config),
+        prompts=prompt_tokens(config),
         masking=Masking(end_of_document=end_of_document, separates_documents=config.data.train.documents == "separate"),
     )
 
@@ -178,11 +185,12 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     )
     measures = measures_of(config, place, layout, work.sums.last, optimizer=state.optimizer, watch=watch)
     kept = checkpointers(config, place, layout)
+    heart = Heart(place.world.store_folder, rank=place.world.rank)
     parts = Parts(
         engine=engine,
         checkpointer=kept.on_disk,
         snapshots=kept.in_memory,
-        heart=Heart(place.world.store_folder, rank=place.world.rank),
+        heart=heart,
         faults=PlantedFaults(
             config.resilience.inject,
             list(parameter_names(*model.stages).values()),
@@ -191,7 +199,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         ),
         guard=guard,
         recorder=recorder_of(config, place, measures),
-        evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
+        evaluator=_evaluations(config, inputs, place, engine=engine, stages=model.stages, heart=heart),
     )
     return parts, state
 
@@ -284,18 +292,6 @@ def _in_turn(*acts: Callable[[], None]) -> Callable[[], None]:
     return act
 
 
-def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
-    """What `run.json` says beside versions."""
-    counts = count_parameters(config.model)
-    return {
-        "parameters": counts.total,
-        "activated_parameters": counts.activated,
-        "flops_per_token": flops_per_token(config.model, config.data.train.sequence_length),
-        "world_size": place.world.size,
-        "device": place.device.type,
-    }
-
-
 def stages_of_rank(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
     """The stages of the pipeline that `rank` has."""
     pipeline = config.parallelism.pipeline
@@ -328,6 +324,20 @@ def _reader(config: RunConfig, inputs: Inputs) -> Reader:
     return ThreadReader(inputs.train, loader.prefetch)
 
 
+def _evaluations(
+    config: RunConfig, inputs: Inputs, place: Place, *, engine: Engine, stages: list[Decoder], heart: Heart
+) -> Evaluations:
+    """What the model is asked for between steps: its held-out loss, and texts."""
+    layout = Layout.of(config.parallelism, place.world.size)
+    parts: list[Evaluation] = [
+        Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place))
+    ]
+    if config.monitor.samples is not None:
+        plan = _sample_plan(config, config.monitor.samples, layout, inputs.prompts)
+        parts.append(SampleWriter(engine, stages, plan, _writing(layout, place, heart)))
+    return Evaluations(parts)
+
+
 def _portion(layout: Layout, place: Place) -> Portion:
     return Portion(peers=place.peers, data_rank=layout.data_rank(place.world.rank), data_size=layout.data_size)
 
@@ -349,3 +359,31 @@ def _evaluation_batch(config: RunConfig, layout: Layout) -> int:
     """Sequences that a rank evaluates at once: one micro-batch, or as many as fill the pipeline in training."""
     training = config.training
     return training.micro_batch_size if layout.pp == 1 else final_batches(config)[0] // layout.data_size
+
+
+def _sample_plan(config: RunConfig, samples: SamplesConfig, layout: Layout, prompts: list[Tokens]) -> SamplePlan:
+    path = config.data.tokenizer
+    return SamplePlan(
+        every_steps=samples.every_steps,
+        sampling=Sampling(**samples.model_dump(exclude={"prompts", "every_steps"})),
+        prompts=prompts,
+        end=end_of_document_id(load_tokenizer(path), path),
+        rows=len(prompts) if layout.pp == 1 else _evaluation_batch(config, layout),
+        timeline=timeline_of(config),
+    )
+
+
+def _writing(layout: Layout, place: Place, heart: Heart) -> Writing:
+    """Of the ranks that read the same rows, and have the same head, the first ones tell what comes next."""
+    rank, folder = place.world.rank, place.folder
+
+    def keep(step: int, texts: Sequence[Tokens]) -> None:
+        tokenizer = load_tokenizer(folder.tokenizer)
+        write_samples(folder.path, step, [tokenizer.decode(text, skip_special_tokens=True) for text in texts])
+
+    return Writing(
+        peers=place.peers,
+        tells=layout.data_rank(rank) == 0 and layout.coordinates(rank)["tp"] == 0,
+        keep=keep if rank == 0 else lambda _step, _texts: None,
+        phase=heart.phase,
+    )

@@ -11,7 +11,7 @@ from firstlight.observe.recorder import Recorder
 from firstlight.parallel.engine import Engine
 from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Stop
-from firstlight.train.evaluate import Evaluator
+from firstlight.train.evaluate import Evaluation
 from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.state import TrainState
 
@@ -24,7 +24,7 @@ class Parts:
     checkpointer: Checkpointer
     guard: Guard
     recorder: Recorder
-    evaluator: Evaluator
+    evaluator: Evaluation
     heart: Heart
     faults: PlantedFaults
     snapshots: Checkpointer | None = None

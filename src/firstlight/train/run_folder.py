@@ -11,11 +11,11 @@ from typing import Any
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
+from firstlight.base.traces import LOGS
 from firstlight.checkpoint.files import replace_durably
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
 from firstlight.data.tokenizer import OTHER_LIBRARIES, load_tokenizer, tokenizer_file
-from firstlight.train.start_checks import versions
 
 _FREE_SECTIONS = ("parallelism", "recompute", "offload", "checkpoint", "resilience", "monitor")
 """Sections that may change when a run goes on: they say how it is computed and watched, not what."""
@@ -83,7 +83,7 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         """Traces of ranks that failed."""
-        return self.path / "logs"
+        return self.path / LOGS
 
     @property
     def stop_request(self) -> Path:
@@ -181,9 +181,8 @@ class RunFolder:
         return any(not entry.name.startswith(ours) and not _holds_logs(entry) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write `run.json`: what the run is made of, and the versions that it runs on."""
-        text = json.dumps({**facts, "versions": versions()}, indent=1)
-        self._write(self.facts, text)
+        """Write `run.json`: what the run is made of, and what it runs on."""
+        self._write(self.facts, json.dumps(facts, indent=1) + "\n")
 
 
 def _holds_logs(entry: Path) -> bool:

@@ -20,9 +20,10 @@ from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
 from firstlight.resilience.agreement import require_same
-from firstlight.train.assemble import assemble, open_inputs, run_facts
+from firstlight.train.assemble import assemble, open_inputs
 from firstlight.train.loop import Outcome, Parts, run
 from firstlight.train.place import Place
+from firstlight.train.run_facts import run_facts
 from firstlight.train.run_folder import RunFolder
 from firstlight.train.start_checks import require_space, what_ranks_share
 from firstlight.train.state import TrainState
@@ -63,7 +64,7 @@ def _train_together(config: RunConfig, place: Place, beside: Mapping[str, str]) 
     inputs = together(place.peers, lambda: open_inputs(config))
     facts = what_ranks_share(config, inputs.train_fingerprint)
     together(place.peers, lambda: require_same(place.peers, facts))
-    together(place.peers, lambda: _claim(place, config, beside))
+    together(place.peers, lambda: _claim(place, config, inputs.train_fingerprint, beside))
     _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
@@ -93,14 +94,14 @@ def _show_layout(config: RunConfig, place: Place) -> None:
     get_logger().info("%s, precision %s; %s", place.device.type, ", ".join(filter(None, shown)), "\n".join(lines))
 
 
-def _claim(place: Place, config: RunConfig, beside: Mapping[str, str]) -> None:
+def _claim(place: Place, config: RunConfig, data_fingerprint: str, beside: Mapping[str, str]) -> None:
     """The first rank makes the output folder this run's own."""
     if place.world.rank == 0:
         place.lock.acquire()
         place.folder.claim(config, place.accepted)
         place.folder.keep(beside)
         require_space(config, place.folder.path)
-        place.folder.record_facts(run_facts(config, place))
+        place.folder.record_facts(run_facts(config, place, data_fingerprint))
         if config.checkpoint.copy_to is not None:
             store, key = open_store(config.checkpoint.copy_to), read_key(config.checkpoint.key_file)
             fetch_newer(store, place.folder.checkpoints, key)
