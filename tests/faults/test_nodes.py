@@ -69,8 +69,8 @@ def test_two_machines_train_together(nodes: list[str], home: Path) -> None:
     processes = [start_in(name, home, *launch_words(order, rank)) for rank, name in enumerate(nodes)]
     said = [process.communicate(timeout=TIMEOUT_SECONDS) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "step 3/3  loss" in (home / "logs_0/worker_0.log").read_text()
-    assert {path.name for path in (home / "logs_1").iterdir()} == {"scheduler.log", "worker_0.log", "worker_1.log"}
+    assert "step:[    3/    3], loss: " in (home / "logs_0/worker_0.log").read_text()
+    assert {path.name for path in (home / "logs_1").iterdir()} == {"launcher_1.log", "worker_2.log", "worker_3.log"}
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_machine_whose_master_dies_ends(nodes: list[str], home: Path) -> None:
     processes = [start_in(name, home, *launch_words(order, rank)) for rank, name in enumerate(nodes)]
     try:
         log = home / "logs_0/worker_0.log"
-        wait_until(lambda: log.is_file() and "step     2/" in log.read_text(), timeout=TIMEOUT_SECONDS)
+        wait_until(lambda: log.is_file() and "step:[    2/" in log.read_text(), timeout=TIMEOUT_SECONDS)
         processes[0].send_signal(signal.SIGKILL)
         out, err = processes[1].communicate(timeout=120)
     finally:

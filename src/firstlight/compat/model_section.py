@@ -19,7 +19,7 @@ def family_of(facts: Facts) -> str | None:
     families: dict[str, str] = {}
     for fact in _NAMES:
         for word in facts.words(fact):
-            known = FAMILIES.get(word.lower())
+            known = facts.registered.get(word.lower()) or FAMILIES.get(word.lower())
             if known is None:
                 usable = ", ".join(sorted(set(FAMILIES.values())))
                 facts.refuse(fact, f"is no model that is there; those are {usable}")
@@ -108,6 +108,10 @@ def _from_hub(facts: Facts) -> Section:
         return {}
     if (Path(path) / "config.json").is_file():
         return {"from_hf": path}
+    own = Path(str(facts.value("output_folder", "./output"))).absolute() / "checkpoint"
+    if own in (Path(path).absolute(), *Path(path).absolute().parents):
+        facts.note("model", "a run goes on from its own folder by itself", "load_path")
+        return {}
     facts.refuse(
         "load_path",
         "is no Hugging Face folder with a config.json; make one with `firstlight convert`, name it there, or leave the "

@@ -3,6 +3,7 @@
 from firstlight.compat.row import OFF, Rows, converted, ignored, refused, renamed
 
 _SCHEDULE = "lr_scheduler"
+_EPOCHS = "checkpoint.mindformers_files.steps_per_epoch"
 _SINK = "of MindSpore's sinking of data into the device"
 
 RUNNER_ROWS: Rows = (
@@ -20,7 +21,9 @@ RUNNER_ROWS: Rows = (
         "the run ends there (MindFormers builds the callback and does not add it)",
         "stop_step",
     ),
-    *ignored(_SINK, "sink_mode", "sink_size", "per_epoch_size", "initial_epoch"),
+    *converted("sinks", _EPOCHS, "where true, sink_size; where false, the steps of an epoch", "sink_mode"),
+    *converted("sink_size", _EPOCHS, "-1 is the steps of an epoch", "sink_size"),
+    *ignored(_SINK, "per_epoch_size", "initial_epoch"),
     *ignored("of image classifiers", "num_classes", "image_size"),
     *ignored("moved to the top level in later files", "has_trained_epoches", "has_trained_steps"),
 )

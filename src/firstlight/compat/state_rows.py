@@ -37,7 +37,8 @@ _MONITOR_ROWS: Rows = (
     *converted("save_every_seconds", "checkpoint.save_every_minutes", "divided by 60", "save_checkpoint_seconds"),
     *renamed("keep_last", "checkpoint.keep_last", "keep_checkpoint_max"),
     *renamed("asynchronous", "checkpoint.asynchronous", "async_save"),
-    *ignored("checkpoints are those of Firstlight; firstlight convert writes others", "checkpoint_format", "prefix"),
+    *renamed("file_prefix", "checkpoint.mindformers_files.prefix", "prefix"),
+    *ignored("checkpoints are those of Firstlight, with the weights in .safetensors beside them", "checkpoint_format"),
     *ignored("they lie in the run's folder", "directory", "save_path"),
     *ignored(
         _ANY_LAYOUT,

@@ -53,14 +53,15 @@ def translate(
     world_size: int | None = None,
     count_rows: CountRows = not_counted,
     changes: Sequence[Change] = (),
+    registered: Mapping[str, str] | None = None,
 ) -> Translation:
     """Translate the file at `path`, with `changes` laid over it, as it runs on `world_size` processes (None: as many
-    as it is written for).
+    as it is written for). `registered` are families by the names of model classes of the user's own.
 
     Raises InputError with every fault: unknown keys, contradictions, and what there is not.
     """
     old = read_old_file(path, changes)
-    facts = _facts_of(old, path)
+    facts = _facts_of(old, path, registered or {})
     values: dict[str, Any] = {}
     needed = None
     try:
@@ -82,9 +83,9 @@ def translate(
     )
 
 
-def _facts_of(old: OldFile, path: Path) -> Facts:
+def _facts_of(old: OldFile, path: Path, registered: Mapping[str, str]) -> Facts:
     _require_training(old, path)
-    facts = Facts(generation=old.generation)
+    facts = Facts(generation=old.generation, registered={name.lower(): family for name, family in registered.items()})
     matcher = Matcher(TABLE[old.generation])
     for written in matcher.match(old.source):
         facts.take(written)
@@ -150,7 +151,7 @@ def _sections(facts: Facts, world_size: int | None, count_rows: CountRows) -> tu
         "training": _training(facts, course),
         "recompute": build_recompute(facts, stages, layers),
         "offload": build_offload(facts),
-        "checkpoint": build_checkpoint(facts),
+        "checkpoint": build_checkpoint(facts, family, course.per_epoch),
         "monitor": build_monitor(facts),
     }
     return {name: section for name, section in sections.items() if section}, _needed(facts, degrees, world_size)

@@ -31,6 +31,7 @@ from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
+from firstlight.models.family import build_model
 from firstlight.optim.averages import Averages
 from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
@@ -62,7 +63,7 @@ from firstlight.train.loop import Parts
 from firstlight.train.place import Place
 from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.recording import measures_of, recorder_of, update_watch
-from firstlight.train.run_folder import DATA
+from firstlight.train.run_folder import DATA, REGISTERED
 from firstlight.train.state import TrainState
 from firstlight.train.stop_requests import stop_requests
 
@@ -207,6 +208,7 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
         device=place.device,
         seed=config.training.seed,
         arithmetic=arithmetic,
+        build=build_model if place.own_model is None else place.own_model.build,
     )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
@@ -287,7 +289,9 @@ def _in_turn(*acts: Callable[[], None]) -> Callable[[], None]:
 def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
     """What `run.json` says beside versions."""
     counts = count_parameters(config.model)
+    registered = {} if place.own_model is None else {REGISTERED: place.own_model.facts()}
     return {
+        **registered,
         "parameters": counts.total,
         "activated_parameters": counts.activated,
         "flops_per_token": flops_per_token(config.model, config.data.train.sequence_length),

@@ -91,10 +91,10 @@ def test_one_worker_trains_and_leaves_its_log(home: Path) -> None:
     code, said = finished(home, "bash", "scripts/msrun_launcher.sh", order, "1", "8118", "out/msrun_log", "True", "60")
     assert code == 0, said
     log = (home / "out/msrun_log/worker_0.log").read_text()
-    assert "step 3/3  loss" in log
+    assert "step:[    3/    3], loss: " in log
     assert (home / "out/msrun_log/scheduler.log").is_file()
     info = (home / "output/log/rank_0/info.log").read_text()
-    assert "step 3/3  loss" in info
+    assert "step:[    3/    3], loss: " in info
     assert "[INFO] " in info
     assert (home / "output/log/rank_0/error.log").read_text() == ""
     assert (home / "out/checkpoints/step-00000003").is_dir()
@@ -107,7 +107,7 @@ def test_workers_in_the_background_outlive_the_launcher(home: Path) -> None:
     assert "follow them with tail -f logs/worker_1.log" in said
     log = home / "logs/worker_0.log"
     wait_until(lambda: log.is_file() and "done: steps 1 to 3" in log.read_text(), timeout=120)
-    assert "step 3/3  loss" in (home / "logs/worker_1.log").read_text()
+    assert "step:[    3/    3], loss: " in (home / "logs/worker_1.log").read_text()
 
 
 @pytest.mark.slow
@@ -119,8 +119,8 @@ def test_two_nodes_train_together(home: Path) -> None:
     said = [process.communicate(timeout=150) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "all 2 nodes are there; this is node 1" in said[1][1]
-    assert "step 3/3  loss" in (home / "logs_0/worker_0.log").read_text()
-    assert (home / "logs_1/worker_0.log").is_file()
+    assert "step:[    3/    3], loss: " in (home / "logs_0/worker_0.log").read_text()
+    assert (home / "logs_1/worker_1.log").is_file()
 
 
 @pytest.mark.parametrize(
