@@ -126,7 +126,8 @@ def test_the_nine_words_train_on_four_machines(hosts: list[str], tmp_path: Path)
     assert len(list((shared / "checkpoints").glob("step-*"))) == 2
     assert (shared / "checkpoint" / "rank_0" / "deepseekv3_rank_0-8_1.safetensors").is_file()
     # Nobody wrote into another's folder, nor into what lies below the shared one.
-    assert not any((first.parent / str(number) / "mindformers" / "output").iterdir() for number in range(NUM_HOSTS))
+    below = [first.parent / str(number) / "mindformers" / "output" for number in range(NUM_HOSTS)]
+    assert not [path for folder in below for path in folder.iterdir()]
 
 
 @pytest.mark.skipif(not OLD.exists(), reason="MindFormers' YAML files are not beside this checkout")
@@ -149,9 +150,11 @@ def test_a_start_of_1024_ranks_is_rehearsed() -> None:
     assert sorted(layer for one in stages.values() for stage in one["stages"] for layer in stage["layers"]) == [
         *range(61)
     ]
-    # 64 ranks hold a stage's parameters in four bytes each, to within what does not come out even
+    # 64 ranks hold a stage's parameters in four bytes each. Some are there for each rank of a tensor group (latents'
+    # projections, routers, norms), and the last stage has a copy of the embedding for multi-token prediction.
     held = sum(one["state"]["parameters"] for one in stages.values()) * 64 / 4
-    assert held == pytest.approx(count_parameters(model).total, rel=0.005)
+    total = count_parameters(model).total
+    assert total < held < 1.01 * total
     # the first and the last machine of the guide's command are the first and the last stage
     words = [ORDER, "1024", "8", "10.0.0.1", "8118", "127", "output/msrun_log", "False", "7200"]
     assert read_launcher_arguments(words).ranks == range(1016, 1024)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from firstlight.compat.defaults import FAMILIES, LATENT, Defaults, defaults_of
+from firstlight.compat.defaults import FAMILIES, LATENT, WITH_WINDOWS, Defaults, defaults_of
 from firstlight.compat.facts import Facts
 from firstlight.compat.feed_forward_section import build_feed_forward
 from firstlight.compat.rope_section import build_rope
@@ -167,4 +167,23 @@ def _grouped(facts: Facts, defaults: Defaults, family: str) -> Section:
         section["bias"] = "qkv"
     if facts.is_on("qk_norm", default=family in ("qwen3", "qwen3_moe")):
         section["qk_norm"] = "per_head"
+    window = _window(facts, family)
+    if window is not None:
+        section["window"] = window
     return section
+
+
+def _window(facts: Facts, family: str) -> Section | None:
+    """As Megatron counts: so many positions to the left, and its own; and every how many layers one sees everything."""
+    sides, every = facts.value("window"), facts.value("full_every")
+    if sides is None or list(sides) == [-1, -1]:
+        return None
+    left, right = sides
+    if family not in WITH_WINDOWS:
+        facts.refuse("window", f"is not there: a {family} model sees everything")
+    elif right > 0 or left < 0:
+        facts.refuse("window", "does not end at the position itself, as in [127, 0]")
+    elif every is not None and not isinstance(every, int):
+        facts.refuse("full_every", "is a list; a number is translated: every so manieth layer sees everything")
+    window: Section = {"kind": "sliding", "size": int(left) + 1}
+    return window if not isinstance(every, int) or every < 2 else {**window, "full_every": every}

@@ -1,4 +1,4 @@
-"""Checkpoints and what is shown, out of the facts."""
+"""Checkpoints, out of the facts."""
 
 from typing import Any
 
@@ -31,8 +31,3 @@ def build_checkpoint(facts: Facts, family: str, steps_per_epoch: int) -> dict[st
             "steps_per_epoch": size if size > 0 else max(1, steps_per_epoch),
         }
     return section
-
-
-def build_monitor(facts: Facts) -> dict[str, Any]:
-    """MindFormers shows every step."""
-    return {"log_every_steps": max(1, facts.count("log_every_steps", 1))}

@@ -140,6 +140,17 @@ def test_what_is_wrong_is_said_before_anything_starts(home: Path, words: list[st
     assert message in answer.message
 
 
+def test_two_nodes_of_one_rank_end_all_of_them(home: Path) -> None:
+    order = f"{ORDER} {SMALL} --output_dir twice --use_parallel True --parallel_config.data_parallel 3 --batch_size 1"
+    place = ["127.0.0.1", str(free_port())]
+    words = [["3", "1", *place, rank, f"twice_{number}", "True", "60"] for number, rank in enumerate(("0", "1", "1"))]
+    processes = [start(home, "bash", "scripts/msrun_launcher.sh", order, *one) for one in words]
+    said = [process.communicate(timeout=150)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2, 2]
+    assert all("two nodes have NODE_RANK = 1; give each its own, from 0 to 2" in one for one in said)
+    assert not (home / "twice").exists()
+
+
 def test_a_dead_master_ends_the_node(home: Path) -> None:
     order = f"{ORDER} {SMALL} --use_parallel True --parallel_config.data_parallel 2"
     port = str(free_port())
