@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import wait_until
+from tests.runs import command, environment, make_tiny_run, wait_until
 from tests.unit.cli.test_mindformers import ORDER, SMALL, home, run, shell_environment
 
 __all__ = ["home", "run"]  # fixtures
@@ -71,6 +71,27 @@ def test_two_machines_train_together(nodes: list[str], home: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0], said
     assert "step:[    3/    3], loss: " in (home / "logs_0/worker_0.log").read_text()
     assert {path.name for path in (home / "logs_1").iterdir()} == {"launcher_1.log", "worker_2.log", "worker_3.log"}
+
+
+@pytest.mark.slow
+def test_the_same_words_on_each_machine_train_together(nodes: list[str], tmp_path: Path) -> None:
+    """Each finds itself among the hosts by its address."""
+    tiny = make_tiny_run(tmp_path)
+    words = ["launch", "nodes", "run.yaml", "--nproc-per-node", "1", "--hosts", f"{MASTER},10.231.7.2"]
+    processes = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, *command(*words)],
+            cwd=tiny.folder,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in nodes
+    ]
+    said = [process.communicate(timeout=TIMEOUT_SECONDS)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "all 2 nodes are there; this is node 1" in said[1]
+    assert len(tiny.metrics("step")) == 4
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from firstlight.base.world import World, user_cache_folder
 from firstlight.cli.background import start_in_background
 from firstlight.cli.config import check_files
 from firstlight.cli.configuration import Configuration, read_configuration
+from firstlight.cli.loaded_weights import with_weights
 from firstlight.cli.train import train_here
 from firstlight.cli.worker_logs import (
     launcher_log,
@@ -74,7 +75,8 @@ def run(
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)
     with failures_reported(world, logs=None):
-        read = _read(read_run_arguments(words or [], home), world.size)
+        request = with_weights(read_run_arguments(words or [], home), world.size, converts=world.size == 1)
+        read = _read(request, world.size)
         read.loaded.require_rules(world_size=world.size)
         sys.exit(train_here(read, world, []))
 
@@ -90,7 +92,10 @@ def launch(
 ) -> None:
     """Start workers, as msrun_launcher.sh is told to."""
     asked = read_launcher_arguments(words or [], log_suffix=log_suffix)
-    read = _read(read_run_arguments(asked.arguments, home), asked.num_workers)
+    request = read_run_arguments(asked.arguments, home)
+    is_first = asked.node_rank == 0
+    request = with_weights(request, asked.num_workers, converts=is_first, wait_seconds=asked.join_seconds)
+    read = _read(request, asked.num_workers)
     read.loaded.require_rules(world_size=asked.num_workers)
     check_files(read.loaded.config)
     if asked.joins or in_background:

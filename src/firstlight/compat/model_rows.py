@@ -163,8 +163,6 @@ MODEL_ROWS: Rows = (
         "qkv_concat",
         "mla_qkv_concat",
         "use_contiguous_weight_layout",
-        "use_contiguous_weight_layout_attention",
-        "use_interleaved_weight_layout_mlp",
         "input_layout",
         "sparse_mode",
         "fine_grain_interleave",
@@ -234,6 +232,18 @@ MODEL_ROWS: Rows = (
     *ignored("YaRN is chosen by position_embedding_type", "use_rope_scaling"),
     *ignored("all models here are decoders", "model_architecture", "is_encoder_decoder", "num_decoder_layers"),
     *ignored("the mean is over all tokens of the global batch", "calculate_per_token_loss"),
+    *converted(
+        "joins_qkv",
+        "checkpoint.mindformers_files.qkv",
+        "joined where true; also of the weights that load_checkpoint names",
+        "use_contiguous_weight_layout_attention",
+    ),
+    *converted(
+        "interleaves_gate_up",
+        "checkpoint.mindformers_files.gate_up",
+        "joined where false; also of the weights that load_checkpoint names",
+        "use_interleaved_weight_layout_mlp",
+    ),
     *converted(
         "tracks_logits",
         "monitor.watches_attention_logits",

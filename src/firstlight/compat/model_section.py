@@ -7,6 +7,7 @@ from typing import Any
 from firstlight.compat.defaults import FAMILIES, LATENT, WITH_WINDOWS, Defaults, defaults_of
 from firstlight.compat.facts import Facts
 from firstlight.compat.feed_forward_section import build_feed_forward
+from firstlight.compat.loaded_path import is_own_folder
 from firstlight.compat.rope_section import build_rope
 
 Section = dict[str, Any]
@@ -108,8 +109,7 @@ def _from_hub(facts: Facts) -> Section:
         return {}
     if (Path(path) / "config.json").is_file():
         return {"from_hf": path}
-    own = Path(str(facts.value("output_folder", "./output"))).absolute() / "checkpoint"
-    if own in (Path(path).absolute(), *Path(path).absolute().parents):
+    if is_own_folder(path, str(facts.value("output_folder", "./output"))):
         facts.note("model", "a run goes on from its own folder by itself", "load_path")
         return {}
     facts.refuse(

@@ -8,6 +8,12 @@ from firstlight.compat.old_file import Generation
 _NAMELESS = ("", "glm4", "gpt_oss")
 
 
+def layouts_of(facts: Facts) -> dict[str, str]:
+    """How MindFormers' tensors are laid out, where it is not as usual there."""
+    layouts = {} if facts.is_on("interleaves_gate_up", default=True) else {"gate_up": "joined"}
+    return {**layouts, "qkv": "joined"} if facts.is_on("joins_qkv") else layouts
+
+
 def build_checkpoint(facts: Facts, family: str, steps_per_epoch: int) -> dict[str, Any]:
     """How often, how many are kept, and what MindFormers' files of weights are called."""
     is_pynative = facts.generation is Generation.PYNATIVE
@@ -29,5 +35,6 @@ def build_checkpoint(facts: Facts, family: str, steps_per_epoch: int) -> dict[st
         section["mindformers_files"] = {
             "prefix": str(facts.value("file_prefix", "CKP")),
             "steps_per_epoch": size if size > 0 else max(1, steps_per_epoch),
+            **layouts_of(facts),
         }
     return section

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from firstlight.compat.old_file import OldFile, read_old_file
 from firstlight.compat.optimizer_section import build_averages, build_optimizer
 from firstlight.compat.precision_section import build_precision
 from firstlight.compat.schedule_section import build_schedule
-from firstlight.compat.state_section import build_checkpoint
+from firstlight.compat.state_section import build_checkpoint, layouts_of
 from firstlight.compat.table import INFERENCE_MODES, TABLE
 from firstlight.compat.translated_text import write_text
 from firstlight.compat.watch_section import build_monitor, build_resilience
@@ -42,6 +42,8 @@ class Translation:
     """The files that it was read from, by name."""
     notes: tuple[str, ...]
     """What is done otherwise than it is written there."""
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    """Of MindFormers' tensors: gate_up and qkv, where they are not as usual there."""
 
 
 def not_counted(_path: Path) -> int | None:
@@ -82,6 +84,7 @@ def translate(
         world_size=needed,
         old_texts=old.texts,
         notes=tuple(note.text for note in facts.notes),
+        layouts=layouts_of(facts),
     )
 
 

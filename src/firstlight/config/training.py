@@ -87,6 +87,11 @@ class MindFormersFiles(Section):
     """How the names of files begin: PREFIX_rank_0-EPOCH_STEP.safetensors."""
     steps_per_epoch: Count = 1
     """Of which EPOCH and STEP are made; 1 as with MindSpore's `sink_size: 1`, where every step is an epoch."""
+    gate_up: Literal["interleaved", "joined"] = "interleaved"
+    """Gate and up rows of linear_fc1 in turn (`use_interleaved_weight_layout_mlp`), or one after the other."""
+    qkv: Literal["grouped", "joined"] = "grouped"
+    """Heads of linear_qkv by group, or queries, keys and values one after the other
+    (`use_contiguous_weight_layout_attention`)."""
     up_to_gigabytes: Positive = 50
     """Larger weights are not written: one rank writes them all. `firstlight convert` does, when it is asked to."""
 

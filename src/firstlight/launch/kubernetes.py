@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import LiteralScalarString
 
 from firstlight.base.errors import FolderInUseError, InputError, NoCheckpointError
 
@@ -69,7 +70,7 @@ def _config_map(pods: Pods) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(pods),
-        "data": {_CONFIG_FILE: pods.config_text},
+        "data": {_CONFIG_FILE: LiteralScalarString(pods.config_text)},
     }
 
 

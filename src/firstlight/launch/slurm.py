@@ -3,6 +3,7 @@
 Options and environment: sbatch(1), srun(1) of Slurm.
 """
 
+import re
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ _SAVE_SECONDS = 300
 
 _PART_SECONDS = 300
 """What the other launchers have when the first has ended: they end by themselves, and say why."""
+
+_ODD = r"[^\w.-]"
+"""What an option of sbatch would have to be quoted for."""
 
 _OURS = ("nodes", "ntasks-per-node", "ntasks")
 
@@ -37,7 +41,13 @@ def slurm_script(job: SlurmJob) -> str:
     """The text of the script. Raises InputError for an option that is none, or that the script sets itself."""
     given = [_checked(option) for option in job.options]
     named = {option.partition("=")[0] for option in given}
-    defaults = (f"job-name={job.name}", "output=%x-%j.log", "requeue", f"signal=TERM@{_SAVE_SECONDS}", "exclusive")
+    defaults = (
+        f"job-name={re.sub(_ODD, '-', job.name)}",
+        "output=%x-%j.log",
+        "requeue",
+        f"signal=TERM@{_SAVE_SECONDS}",
+        "exclusive",
+    )
     options = [
         f"nodes={job.num_nodes}",
         "ntasks-per-node=1",

@@ -17,6 +17,7 @@ from firstlight.config.timeline import model_after
 from firstlight.config.training import MindFormersFiles
 from firstlight.convert.conversion import Conversion, ConversionPlan
 from firstlight.convert.formats import format_named
+from firstlight.convert.mindformers_weights import MindFormersChoices
 from firstlight.convert.run_weights import saved_weights
 from firstlight.convert.weight_format import OpenedWeights, ReadChoices
 from firstlight.models.mindformers_rows import MindFormersLayout, mindformers_table
@@ -32,6 +33,9 @@ class WrittenMindFormersFiles:
     def __init__(self, files: MindFormersFiles, config: RunConfig, folder: RunFolder) -> None:
         self._files, self._config, self._folder = files, config, folder.mindformers_files
         mindformers_table(config.model, MindFormersLayout())  # refuses what MindFormers has no names for
+        self._choices = MindFormersChoices(
+            is_interleaved=files.gate_up == "interleaved", is_grouped=files.qkv == "grouped"
+        )
 
     def __call__(self, saved: Path, manifest: Manifest) -> None:
         """Write the weights of `saved`, whole or not at all. Raises FirstlightError when the disk refuses."""
@@ -48,7 +52,7 @@ class WrittenMindFormersFiles:
             Conversion(
                 origin=saved,
                 opened=OpenedWeights(model=model, weights=weights),
-                choices=ReadChoices(),
+                choices=ReadChoices(mindformers=self._choices),
                 target=format_named("mindspore-safetensors"),
                 output=self._folder / name,
             )

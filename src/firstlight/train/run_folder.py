@@ -199,7 +199,7 @@ class RunFolder:
         folder, nor a launcher that keeps its logs here."""
         if not self.path.is_dir():
             return False
-        ours = (self.configuration.name, self.logs.name, "lock-", "faults.jsonl")
+        ours = (self.configuration.name, self.logs.name, "lock-", "faults.jsonl", "converted-weights")
         return any(not entry.name.startswith(ours) and not _holds_logs(entry) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.runs import TinyRun, command, environment, make_tiny_run
+from tests.runs import TinyRun, command, environment, make_tiny_run, wait_until
 from tests.unit.cli.command import ask
 from tests.unit.launch.test_node import free_port
 
 SRUN = """\
 #!/usr/bin/env python3
-# Starts one task on each node, all on this machine, and ends with the highest of their exit codes, as srun does.
-import os, subprocess, sys
+# Starts one task on each node, all on this machine, and ends with the highest of their exit codes, as srun does. A
+# signal that Slurm would send to the tasks comes by way of this process.
+import os, pathlib, signal, subprocess, sys
 words = sys.argv[1:]
 while words[0].startswith("--"):
     words.pop(0)
@@ -28,6 +30,8 @@ step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(nodes * tasks), "SLURM
 started = [subprocess.Popen(words, env=os.environ | step | {
     "SLURM_PROCID": str(rank), "SLURM_NODEID": str(rank // tasks), "SLURM_LOCALID": str(rank % tasks)})
     for rank in range(nodes * tasks)]
+signal.signal(signal.SIGTERM, lambda number, frame: [task.send_signal(number) for task in started])
+pathlib.Path("srun.pid").write_text(str(os.getpid()))
 sys.exit(max(task.wait() for task in started))
 """
 SCONTROL = '#!/bin/sh\necho "$@" >> scontrol.txt\n'
@@ -82,17 +86,28 @@ def test_the_script_of_slurm_trains_on_two_nodes(run: TinyRun) -> None:
 
 
 @pytest.mark.slow
-def test_a_preempted_job_goes_back_into_the_queue(run: TinyRun) -> None:
-    write_script(run, "--set", "training.steps=4")
-    # What tells a run to end is not Slurm's matter; that exit code is.
-    (run.folder / "bin" / "firstlight").write_text("#!/bin/sh\nexit 75\n")
+def test_a_job_whose_time_is_over_saves_and_goes_back_into_the_queue(run: TinyRun) -> None:
+    write_script(run, "--set", "training.steps=100000")
     variables = cluster(run, 2)
-    code, said = finished(run, ["bash", "run.sbatch"], variables)
-    assert code == 75, said
+    job = subprocess.Popen(
+        ["bash", "run.sbatch"], cwd=run.folder, env=variables, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        wait_until(lambda: len(run.metrics("step")) > 2, timeout=120)
+        os.kill(int((run.folder / "srun.pid").read_text()), signal.SIGTERM)
+        _, said = job.communicate(timeout=120)
+    finally:
+        job.kill()
+    assert job.returncode == 75, said
     assert (run.folder / "scontrol.txt").read_text() == f"requeue {variables['SLURM_JOB_ID']}\n"
+    last = run.metrics("step")[-1]["step"]
+    assert (run.checkpoints / f"step-{last:08.0f}").is_dir()
+
+
+def test_a_job_that_fails_does_not_go_back(run: TinyRun) -> None:
+    write_script(run)
     (run.folder / "bin" / "firstlight").write_text("#!/bin/sh\nexit 2\n")
-    (run.folder / "scontrol.txt").unlink()
-    assert finished(run, ["bash", "run.sbatch"], variables)[0] == 2
+    assert finished(run, ["bash", "run.sbatch"], cluster(run, 2))[0] == 2
     assert not (run.folder / "scontrol.txt").exists()
 
 
@@ -108,11 +123,15 @@ def test_a_script_is_submitted(run: TinyRun, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("starter", ["srun", "mpirun"])
+@pytest.mark.parametrize("starter", ["srun", "mpirun", "torchrun"])
 def test_ranks_that_slurm_or_mpi_has_started_train_together(run: TinyRun, starter: str) -> None:
     words = command("train", "run.yaml")
     if starter == "srun":
         code, said = finished(run, ["srun", *words], cluster(run, 1, TASKS_PER_NODE="2"))
+        assert code == 0, said
+    elif starter == "torchrun":
+        elastic = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "firstlight"]
+        code, said = finished(run, [command()[0], *elastic, "train", "run.yaml"], environment())
         assert code == 0, said
     else:
         names = ("RANK", "LOCAL_RANK")
@@ -141,7 +160,8 @@ def test_pods_do_as_the_manifest_says(run: TinyRun, kind: str) -> None:
     answer = ask(run.folder, *words.split(), "-o", "job.yaml")
     assert answer.exit_code == 0, answer.err
     config, job = YAML(typ="safe").load_all((run.folder / "job.yaml").read_text())
-    (run.folder / "mounted.yaml").write_text(config["data"]["run.yaml"])
+    (run.folder / "mounted").mkdir()
+    (run.folder / "mounted" / "run.yaml").write_text(config["data"]["run.yaml"])
     started = [_pod(job, rank) for rank in (1, 0)]
     said = [process.communicate(timeout=240)[1] for process in started]
     assert [process.returncode for process in started] == [0, 0], said
@@ -157,7 +177,7 @@ def _pod(job: dict[str, Any], rank: int) -> subprocess.Popen[str]:
     container = pod["containers"][0]
     variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
     variables |= {"POD_IP": "127.0.0.1", "NODE_RANK": str(rank)}
-    replaced = {"/etc/firstlight/run.yaml": "mounted.yaml", "run-node-0-0.run": "localhost"}
+    replaced = {"/etc/firstlight/run.yaml": "mounted/run.yaml", "run-node-0-0.run": "localhost"}
     words = [re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word) for word in container["args"]]
     return subprocess.Popen(
         command(*(replaced.get(word, word) for word in words)),

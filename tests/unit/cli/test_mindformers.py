@@ -1,6 +1,7 @@
 """MindFormers' commands in the folder that `mindformers-home` makes, run as they are written."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,36 @@ from tests.runs import TinyRun, environment, make_tiny_run, wait_until
 from tests.unit.cli.command import Answer, ask
 from tests.unit.cli.test_translate import OLD_YAML
 from tests.unit.launch.test_node import free_port
+from tests.unit.models.test_registered import EXAMPLE
 
 pytestmark = pytest.mark.slow
 
 ORDER = "run_mindformer.py --register_path research/deepseek3 --config old.yaml"
 SMALL = "--output_dir out --train_dataset.data_loader.config.data_path [1,../data/tiny_text_document]"
+WEIGHED = """\
+run_mode: train
+use_legacy: False
+use_parallel: False
+model:
+  model_config:
+    architectures: [WeighedForCausalLM]
+    vocab_size: 300
+    hidden_size: 32
+    num_layers: 2
+    num_heads: 4
+    intermediate_size: 64
+    seq_length: 32
+    compute_dtype: float32
+train_dataset:
+  data_loader:
+    type: BlendedMegatronDatasetDataLoader
+    sizes: [6, 0, 0]
+    config: {seq_length: 32, data_path: [1, data/a]}
+processor: {tokenizer: {tokenizer_file: tokenizer.json}}
+runner_config: {epochs: 1, batch_size: 2}
+optimizer: {type: AdamW}
+lr_schedule: {type: ConstantWarmUpLR, learning_rate: 1.e-3, warmup_steps: 1}
+"""
 TEXT = " = Heading = \n\n a b c , d \n\n e f @-@ g . h i j k l m n o p q r s t u v w x y z \n\n"
 
 
@@ -98,6 +124,18 @@ def test_one_worker_trains_and_leaves_its_log(home: Path) -> None:
     assert "[INFO] " in info
     assert (home / "output/log/rank_0/error.log").read_text() == ""
     assert (home / "out/checkpoints/step-00000003").is_dir()
+
+
+def test_a_registered_class_trains_by_its_own_name(home: Path) -> None:
+    shutil.copytree(EXAMPLE, home / "own", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    (home / "weighed.yaml").write_text(WEIGHED)
+    words = f"--config weighed.yaml --output_dir weighed {SMALL.partition(' ')[2].partition(' ')[2]}"
+    code, said = finished(home, "python", "run_mindformer.py", *words.split())
+    assert (code, "WeighedForCausalLM" in said) == (2, True), said
+    code, said = finished(home, "python", "run_mindformer.py", *words.split(), "--register_path", "own")
+    assert code == 0, said
+    assert "model class WeighedDecoder for the family llama, run from " in said
+    assert "step:[    3/    3], loss: " in said
 
 
 def test_workers_in_the_background_outlive_the_launcher(home: Path) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from firstlight.compat.loaded_path import foreign_weights
+from firstlight.compat.old_file import read_old_file
 from tests.unit.compat.old_yaml import CORE, LEGACY, PYNATIVE, changed, faults, translated
 from tests.unit.compat.test_sections import section
 
@@ -47,3 +49,33 @@ def test_a_run_that_names_its_own_checkpoints_goes_on_from_them(tmp_path: Path) 
         assert "from_hf" not in translation.values["model"]
         assert any("goes on from its own folder by itself" in note for note in translation.notes)
     assert faults(tmp_path, CORE + "load_checkpoint: ./other/checkpoint\n")
+
+
+def test_layouts_of_tensors_are_those_of_the_file(tmp_path: Path) -> None:
+    keys = (
+        "model_config:\n    use_contiguous_weight_layout_attention: True\n    use_interleaved_weight_layout_mlp: False"
+    )
+    text = changed(LEGACY, "model_config:", keys)
+    files = section(tmp_path, "checkpoint", text)["mindformers_files"]
+    assert (files["qkv"], files["gate_up"]) == ("joined", "joined")
+    assert translated(tmp_path, text).layouts == {"qkv": "joined", "gate_up": "joined"}
+    assert translated(tmp_path, LEGACY).layouts == {}
+
+
+def test_weights_that_are_to_be_converted_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights.ckpt", "hub/config.json", "output/checkpoint/rank_0/a.safetensors"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    old = tmp_path / "old.yaml"
+    for value, found in {
+        "weights.ckpt": ("load_checkpoint", Path("weights.ckpt")),
+        "hub": None,
+        "output/checkpoint": None,
+        "none.ckpt": None,
+        "''": None,
+    }.items():
+        old.write_text(CORE + f"load_checkpoint: {value}\n")
+        assert foreign_weights(read_old_file(old)) == found
+    old.write_text(PYNATIVE + "checkpoint: {load_path: weights.ckpt}\n")
+    assert foreign_weights(read_old_file(old)) == ("checkpoint.load_path", Path("weights.ckpt"))

@@ -157,6 +157,13 @@ def test_fields_are_those_that_are_documented(kind: Any, fields: Fields) -> None
     assert config["metadata"] == job["metadata"] == {"name": "small-run", "namespace": "lab"}
 
 
+@pytest.mark.parametrize(
+    "text", ["a: 1", "a: 1\n\n\n", "a: |\n  b \n\tc\n# é 漢: 'x' \"y\" $(Z)\n", "\n\na: {b: [1]}\n"]
+)
+def test_the_runs_file_comes_out_as_it_went_in(text: str) -> None:
+    assert read(replace(PODS, config_text=text))[0]["data"] == {"run.yaml": text}
+
+
 def test_a_field_that_is_not_documented_is_seen() -> None:
     assert list(faults({"spec": {"runPolicy": {"backofLimit": 1}}}, PYTORCH_JOB)) == [".spec.runPolicy.backofLimit"]
     assert list(faults({"spec": {"network": {"subdomain": 1}}}, JOB_SET)) == [".spec.network.subdomain = 1 is no str"]

@@ -26,7 +26,7 @@ def test_the_script_is_shell_and_starts_one_launcher_on_each_node() -> None:
     text = slurm_script(job("partition=gpu", "time=2-00:00:00", "gpus-per-node=8", setup=("module load cuda",)))
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
     options = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
-    assert options[:2] == ["nodes=4", "ntasks-per-node=1"]
+    assert options[:3] == ["nodes=4", "ntasks-per-node=1", "job-name=my-run"]
     assert {"partition=gpu", "time=2-00:00:00", "gpus-per-node=8", "requeue", "signal=TERM@300"} <= set(options)
     # sbatch reads no options after the first command
     lines = text.splitlines()
