@@ -100,7 +100,7 @@ def test_a_machine_whose_master_dies_ends(nodes: list[str], home: Path) -> None:
     processes = [start_in(name, home, *launch_words(order, rank)) for rank, name in enumerate(nodes)]
     try:
         log = home / "logs_0/worker_0.log"
-        wait_until(lambda: log.is_file() and "step:[    2/" in log.read_text(), timeout=TIMEOUT_SECONDS)
+        wait_until(lambda: log.is_file() and "step:[    2/15000]" in log.read_text(), timeout=TIMEOUT_SECONDS)
         processes[0].send_signal(signal.SIGKILL)
         out, err = processes[1].communicate(timeout=120)
     finally:

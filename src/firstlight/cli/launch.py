@@ -11,8 +11,8 @@ from firstlight.base.errors import InputError
 from firstlight.base.world import node_start
 from firstlight.cli.config import check_files
 from firstlight.cli.configuration import TRANSLATED, Configuration, Overrides, RegisterPath, read_configuration
+from firstlight.cli.train import Accepted, run_arguments
 from firstlight.cli.train import launch as launch_supervised
-from firstlight.cli.train import run_arguments
 from firstlight.launch.kubernetes import Kind, Pods, manifest
 from firstlight.launch.slurm import SlurmJob, slurm_script, submit
 
@@ -33,10 +33,16 @@ Output = Annotated[
 
 
 @app.command("local")
-def local(file: File, nproc_per_node: PerNode, overrides: Overrides = None, register_path: RegisterPath = None) -> None:
+def local(
+    file: File,
+    nproc_per_node: PerNode,
+    overrides: Overrides = None,
+    accept_change: Accepted = None,
+    register_path: RegisterPath = None,
+) -> None:
     """Train on this machine, as `firstlight train --nproc-per-node`."""
     read = _read_whole(file, overrides, nproc_per_node, register_path)
-    arguments = run_arguments(file, overrides, register_path=register_path)
+    arguments = run_arguments(file, overrides, accept_change, register_path)
     sys.exit(launch_supervised(read.loaded, arguments, nproc_per_node))
 
 
@@ -54,6 +60,7 @@ def nodes(  # noqa: PLR0913  (one argument for each flag of the verb)
     master_port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens for the others.")] = _PORT,
     join_seconds: Annotated[int, typer.Option(min=1, help="How long they wait for each other.")] = _JOIN_SECONDS,
     overrides: Overrides = None,
+    accept_change: Accepted = None,
     register_path: RegisterPath = None,
 ) -> None:
     """Train on several machines: give this command on each of them.
@@ -80,7 +87,7 @@ def nodes(  # noqa: PLR0913  (one argument for each flag of the verb)
         )
     world_size = node.count * nproc_per_node
     read = _read_whole(file, overrides, world_size, register_path)
-    arguments = run_arguments(file, overrides, register_path=register_path)
+    arguments = run_arguments(file, overrides, accept_change, register_path)
     sys.exit(_launch_node(read, arguments, nproc_per_node, known(node)))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,12 +38,12 @@ def with_weights(request: RunRequest, world_size: int, *, converts: bool, wait_s
     target = config.training.output_folder / FOLDER / f"{path.name}-{_state_of(path)}"
     if not target.exists() and converts:
         layouts = translate(request.config, world_size=world_size, count_rows=count_rows, changes=without).layouts
-        _convert(path, target, config.model, layouts.get("gate_up") != "joined", layouts.get("qkv") != "joined")
+        _convert(path, target, config.model, layouts)
     _wait_for(target, wait_seconds)
     return replace(request, changes=(*without[:-1], replace(without[-1], text=str(target))))
 
 
-def _convert(path: Path, target: Path, model: ModelConfig, is_interleaved: bool, is_grouped: bool) -> None:  # noqa: FBT001
+def _convert(path: Path, target: Path, model: ModelConfig, layouts: Mapping[str, str]) -> None:
     from firstlight.convert.conversion import Conversion, ConversionPlan
     from firstlight.convert.formats import format_named, format_of
     from firstlight.convert.mindformers_weights import MindFormersChoices
@@ -50,7 +51,9 @@ def _convert(path: Path, target: Path, model: ModelConfig, is_interleaved: bool,
     from firstlight.convert.weight_format import ReadChoices
 
     row = format_of(path)
-    layout = MindFormersChoices(is_interleaved=is_interleaved, is_grouped=is_grouped)
+    layout = MindFormersChoices(
+        is_interleaved=layouts.get("gate_up") != "joined", is_grouped=layouts.get("qkv") != "joined"
+    )
     choices = ReadChoices(model=model, mindformers=layout)
     opened = row.open(path, choices)
     plan = ConversionPlan(

@@ -21,6 +21,9 @@ _PART_SECONDS = 300
 _ODD = r"[^\w.-]"
 """What an option of sbatch would have to be quoted for."""
 
+_CORES = '--cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}"'
+"""All that the job has on a node: srun would bind a task to one, and does not take over what sbatch was given."""
+
 _OURS = ("nodes", "ntasks-per-node", "ntasks")
 
 
@@ -41,17 +44,17 @@ def slurm_script(job: SlurmJob) -> str:
     """The text of the script. Raises InputError for an option that is none, or that the script sets itself."""
     given = [_checked(option) for option in job.options]
     named = {option.partition("=")[0] for option in given}
-    defaults = (
-        f"job-name={re.sub(_ODD, '-', job.name)}",
-        "output=%x-%j.log",
-        "requeue",
-        f"signal=TERM@{_SAVE_SECONDS}",
-        "exclusive",
-    )
+    defaults = {
+        "job-name": f"job-name={re.sub(_ODD, '-', job.name)}",
+        "output": "output=%x-%j.log",
+        "requeue": "requeue",
+        "signal": f"signal=TERM@{_SAVE_SECONDS}",
+        "cpus-per-task": "exclusive",
+    }
     options = [
         f"nodes={job.num_nodes}",
         "ntasks-per-node=1",
-        *(option for option in defaults if option.partition("=")[0] not in named),
+        *(option for name, option in defaults.items() if name not in named),
         *given,
     ]
     return "\n".join(
@@ -62,7 +65,7 @@ def slurm_script(job: SlurmJob) -> str:
             "set -euo pipefail",
             *job.setup,
             "code=0",
-            f"srun --kill-on-bad-exit=0 --wait={_PART_SECONDS} {shlex.join(job.command)} || code=$?",
+            f"srun {_CORES} --kill-on-bad-exit=0 --wait={_PART_SECONDS} {shlex.join(job.command)} || code=$?",
             f"# {EXIT_PREEMPTED}: told to end, and saved. The run goes on from there when the job starts again.",
             f'if [ "$code" -eq {EXIT_PREEMPTED} ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
             'exit "$code"',

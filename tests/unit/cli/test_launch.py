@@ -53,7 +53,12 @@ def run(tmp_path: Path) -> TinyRun:
 def cluster(run: TinyRun, nodes: int, **more: str) -> dict[str, str]:
     """The environment of a job, with the stand-ins first in the path."""
     path = f"{run.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    job = {"SLURM_JOB_ID": str(free_port()), "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NTASKS": str(nodes)}
+    job = {
+        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_JOB_NUM_NODES": str(nodes),
+        "SLURM_NTASKS": str(nodes),
+        "SLURM_CPUS_ON_NODE": "2",
+    }
     # The batch script of a job has these two, too, without being a task.
     return environment() | job | {"PATH": path, "PYTHON": command()[0], "SLURM_PROCID": "0"} | more
 

@@ -41,6 +41,11 @@ def test_an_option_of_the_user_goes_before_ours() -> None:
     assert options == ["#SBATCH --signal=TERM@60"]
 
 
+def test_a_node_is_taken_whole_unless_cores_are_counted() -> None:
+    assert "#SBATCH --exclusive\n" in slurm_script(job())
+    assert "exclusive" not in slurm_script(job("cpus-per-task=16"))
+
+
 @pytest.mark.parametrize("option", ["--time=1", "time=1\nrm -r x", "", "=1", "nodes=3", "ntasks=8", "a b=1"])
 def test_what_is_no_option_is_refused(option: str) -> None:
     with pytest.raises(InputError, match="--sbatch"):
