@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstlight.base.errors import InputError
+from firstlight.base.started_by import Start, started_by
 
 STORE_VARIABLE = "FIRSTLIGHT_STORE"
 """Folder of the file store in which the ranks of one node meet; set by our own launcher."""
@@ -12,6 +13,8 @@ STORE_VARIABLE = "FIRSTLIGHT_STORE"
 LAUNCHER_VARIABLE = "FIRSTLIGHT_LAUNCHER"
 """Process number of our own launcher."""
 
+_JOIN_SECONDS = 600
+"""What ranks that Slurm or an MPI has started wait for each other."""
 
 NODES_VARIABLE = "FIRSTLIGHT_NODES"
 """This node's rank, the number of nodes, and seconds to wait for each other, as in `0/2/7200`; set by our own launcher
@@ -43,16 +46,19 @@ class World:
     launcher_pid: int | None = None
     """The process of our own launcher, when it has started this one."""
     master_store: MasterStore | None = None
-    """Where the ranks meet when our own launchers have started them on several nodes."""
+    """Where the ranks meet when our own launchers have started them on several nodes, or Slurm or an MPI has."""
+    serves_store: bool = False
+    """Whether rank 0 is the one to serve `master_store`: Slurm and MPI have nothing that does."""
 
     @classmethod
     def from_environment(cls) -> "World":
-        """The world as torchelastic (or any launcher that sets RANK and WORLD_SIZE) describes it.
+        """The world as torchelastic (or any launcher that sets RANK and WORLD_SIZE), Slurm or an MPI describes it.
 
         Raises InputError when only a part of the variables is set or one is not a number.
         """
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-            return cls()
+            start = started_by(os.environ)
+            return cls() if start is None else _started(start)
         store = os.environ.get(STORE_VARIABLE)
         rank, size = _number("RANK"), _number("WORLD_SIZE")
         if rank >= size:
@@ -73,6 +79,22 @@ class World:
             launcher_pid=_number(LAUNCHER_VARIABLE) if store else None,
             master_store=master_store,
         )
+
+
+def node_start() -> Start | None:
+    """The place of this process where Slurm or an MPI has started one on each node; None where it has not."""
+    return started_by(os.environ)
+
+
+def _started(start: Start) -> World:
+    return World(
+        rank=start.rank,
+        size=start.size,
+        local_rank=start.local_rank,
+        local_size=start.local_size,
+        master_store=MasterStore(address=start.address, port=start.port, join_seconds=_JOIN_SECONDS),
+        serves_store=True,
+    )
 
 
 def worker_environment(*, store_folder: Path, threads: int, interface: str = "lo") -> dict[str, str]:

@@ -19,6 +19,7 @@ from firstlight.cli import (
     dataset,
     drill,
     dry_run,
+    launch,
     mindformers,
     plan,
     run,
@@ -47,6 +48,7 @@ app.add_typer(dataset.app, name="data")
 app.command("plan")(plan.plan)
 app.command("dry-run")(dry_run.dry_run)
 app.command("train")(train.train)
+app.add_typer(launch.app, name="launch")
 app.command("drill")(drill.drill)
 app.command("evaluate")(run.evaluate)
 app.command("generate")(run.generate)

@@ -11,7 +11,15 @@ from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.failure import failures_reported
 from firstlight.base.world import World, leave_exit_code
 from firstlight.cli.config import check_files
-from firstlight.cli.configuration import ConfigFile, Configuration, File, Overrides, chosen_file, read_configuration
+from firstlight.cli.configuration import (
+    ConfigFile,
+    Configuration,
+    File,
+    Overrides,
+    RegisterPath,
+    chosen_file,
+    read_configuration,
+)
 from firstlight.config.load import Loaded
 from firstlight.launch.parent import die_with, write_stacks_when_asked
 
@@ -40,6 +48,7 @@ def train(
     overrides: Overrides = None,
     nproc_per_node: NumProcesses = None,
     accept_change: Accepted = None,
+    register_path: RegisterPath = None,
 ) -> None:
     """Train from a YAML file. Started again with the same command, a run goes on from its last checkpoint.
 
@@ -52,21 +61,34 @@ def train(
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)
     with failures_reported(world, logs=None):
-        read = read_configuration(chosen, overrides or (), nproc_per_node or world.size)
+        if world.serves_store:
+            from firstlight.launch.place import use_route
+
+            use_route(world)
+        read = read_configuration(chosen, overrides or (), nproc_per_node or world.size, register_path=register_path)
         if nproc_per_node is not None and world.size > 1:
             raise InputError(
-                "--nproc-per-node was given to a process that a launcher has started already; leave it out"
+                "--nproc-per-node was given to a process that a launcher has started already; leave it out, or use "
+                "firstlight launch nodes, one on each machine"
             )
         if nproc_per_node is not None and nproc_per_node > 1:
-            sys.exit(launch(read.loaded, _arguments(chosen, overrides or [], accept_change or []), nproc_per_node))
+            arguments = run_arguments(chosen, overrides, accept_change, register_path)
+            sys.exit(launch(read.loaded, arguments, nproc_per_node))
         read.loaded.require_rules(world_size=world.size)
         sys.exit(train_here(read, world, accept_change or []))
 
 
-def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[str]:
+def run_arguments(
+    config: Path,
+    overrides: list[str] | None = None,
+    accepted: list[str] | None = None,
+    register_path: Path | None = None,
+) -> list[str]:
+    """What a rank is started with."""
     arguments = ["train", "--config", str(config)]
-    for flag, values in (("--set", overrides), ("--accept-change", accepted)):
-        for value in values:
+    code = [] if register_path is None else [str(register_path)]
+    for flag, values in (("--set", overrides), ("--accept-change", accepted), ("--register-path", code)):
+        for value in values or ():
             arguments += [flag, value]
     return arguments
 
@@ -94,9 +116,11 @@ def train_here(read: Configuration, world: World, accepted: list[str]) -> int:
     if world.rank == 0:
         for note in read.notes:
             log.get_logger().warning("translated: %s", note)
+        if read.own_model is not None:
+            log.get_logger().info(read.own_model.describe())
     exit_code = FirstlightError.exit_code
     try:
-        outcome = train_rank(read.loaded.config, world, accepted, beside=read.beside)
+        outcome = train_rank(read.loaded.config, world, accepted, beside=read.beside, own_model=read.own_model)
         exit_code = outcome.exit_code
     except FirstlightError as error:
         exit_code = error.exit_code

@@ -79,6 +79,23 @@ class TrainingConfig(Section):
 AUTO: Final = "auto"
 
 
+class MindFormersFiles(Section):
+    """The weights of every save, whole, where and as MindFormers' core models have them: checkpoint/rank_0 in the run's
+    folder, with meta.json. As many are kept as `keep_last` says."""
+
+    prefix: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "CKP"
+    """How the names of files begin: PREFIX_rank_0-EPOCH_STEP.safetensors."""
+    steps_per_epoch: Count = 1
+    """Of which EPOCH and STEP are made; 1 as with MindSpore's `sink_size: 1`, where every step is an epoch."""
+    gate_up: Literal["interleaved", "joined"] = "interleaved"
+    """Gate and up rows of linear_fc1 in turn (`use_interleaved_weight_layout_mlp`), or one after the other."""
+    qkv: Literal["grouped", "joined"] = "grouped"
+    """Heads of linear_qkv by group, or queries, keys and values one after the other
+    (`use_contiguous_weight_layout_attention`)."""
+    up_to_gigabytes: Positive = 50
+    """Larger weights are not written: one rank writes them all. `firstlight convert` does, when it is asked to."""
+
+
 class CheckpointConfig(Section):
     """When the state is saved, and how many saves are kept. The last step is always saved."""
 
@@ -97,6 +114,8 @@ class CheckpointConfig(Section):
     """Save after multiples of this, and write the weights as a Hugging Face folder exports/step-N; 0: none."""
     export_dtype: Literal["fp32", "bf16"] = "fp32"
     """Data type of the weights in exports."""
+    mindformers_files: MindFormersFiles | None = None
+    """Weights for MindFormers and for scripts that look for its files; null: none."""
     copy_to: str | None = None
     """Where object storage is: a URL such as s3://bucket/folder (needs firstlight[object-storage]). Every checkpoint is
     copied there, and a run in an empty folder goes on from there; null: nowhere."""

@@ -16,10 +16,8 @@ from torch._C._distributed_c10d import PrefixStore, TCPStore
 from torch.distributed import DistError
 
 from firstlight.base.errors import FirstlightError, InputError
+from firstlight.base.listening import listening
 from firstlight.base.log import get_logger
-
-_WAITING = 4096
-"""Connections that wait to be taken: those of all ranks may come at once."""
 
 _POLL_SECONDS = 0.1
 _FAREWELL_SECONDS = 30
@@ -72,8 +70,6 @@ def local_address(node: Node) -> str:
 
 
 def _serve(node: Node) -> TCPStore:
-    """torch's own socket would listen on all interfaces; this one listens where MASTER_ADDR says."""
-    listening = _listening(node)
     return TCPStore(
         node.address,
         node.port,
@@ -81,17 +77,13 @@ def _serve(node: Node) -> TCPStore:
         is_master=True,
         timeout=_seconds(node.join_seconds),
         wait_for_workers=False,
-        master_listen_fd=listening.detach(),
+        master_listen_fd=_listening(node).detach(),
     )
 
 
 def _listening(node: Node) -> socket.socket:
     try:
-        family, _, _, _, address = socket.getaddrinfo(node.address, node.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(_WAITING)
+        return listening(node.address, node.port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(
@@ -102,7 +94,6 @@ def _listening(node: Node) -> socket.socket:
             f"NODE_RANK = 0 must be the node whose address MASTER_ADDR = {node.address} is; this one has no such "
             f"address ({error.strerror or error})"
         ) from None
-    return listening
 
 
 def _connect(node: Node) -> TCPStore:

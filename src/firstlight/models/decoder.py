@@ -3,8 +3,8 @@
 Shapes: b batch, s sequence, d model width, v vocabulary, m mixture layers (MTP layers included), e experts.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from firstlight.models.attention import MultiHeadLatent, build_attention, softma
 from firstlight.models.layers import FeedForward, RmsNorm
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
 from firstlight.models.places import Inputs, Places, inputs_here, places_of
+from firstlight.models.sharding import Cut
 from firstlight.ops.cross_entropy import capped, summed_cross_entropy, summed_cross_entropy_and_z
 
 
@@ -150,7 +151,13 @@ class Decoder(nn.Module):
     """Embedding, blocks, final norm, head; and the MTP layers, which share embedding and head.
 
     A stage of a pipeline has a part of them. Whoever calls it passes on hidden states in the place of tokens.
+    A class of a user's own has other blocks, or more in it; see `models/registered.py`.
     """
+
+    block_type: ClassVar[type[Block]] = Block
+    """What a layer is."""
+    own_cuts: ClassVar[Mapping[str, Cut]] = {}
+    """How modules that no family has are cut over a tensor group, by the last part of their names."""
 
     def __init__(self, model: ModelConfig, stage: Stage | None = None) -> None:
         super().__init__()
@@ -160,7 +167,7 @@ class Decoder(nn.Module):
         if self.stage.is_first or (self.stage.is_last and (num_mtp_layers or model.tie_word_embeddings)):
             self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
         # By their numbers in the whole model.
-        self.layers = nn.ModuleDict({str(layer): Block(model, layer) for layer in self.stage.layers})
+        self.layers = nn.ModuleDict({str(layer): self.block_type(model, layer) for layer in self.stage.layers})
         if self.stage.is_last:
             self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
             self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
+from firstlight.base.errors import InputError
+from firstlight.base.listening import listening
 from firstlight.base.peers import Alone, Peers
 from firstlight.base.traces import answer_when_asked
-from firstlight.base.world import World
+from firstlight.base.world import MasterStore, World
 from firstlight.parallel.device import backend_for
 
 _TIMEOUT = timedelta(minutes=10)
@@ -52,7 +54,8 @@ def joined(world: World, device: torch.device, *, also_alone: bool = False) -> I
     with `also_alone`.
 
     Under our own launcher the ranks of one node meet in a folder, so nothing listens, and those of several in the store
-    that the launcher of the first node serves; under another launcher as its environment says.
+    that the launcher of the first node serves; under Slurm and MPI in one that the first rank serves; under another
+    launcher as its environment says. Raises InputError when the first rank cannot serve it.
     What the block has built on the group must be out of reach when it ends.
     """
     if world.size == 1 and not also_alone:
@@ -98,10 +101,33 @@ def _store(world: World) -> Store | None:
     if world.size == 1:
         return HashStore()
     if world.master_store is not None:
-        meeting = world.master_store
-        wait = timedelta(seconds=meeting.join_seconds)
-        return PrefixStore("ranks", TCPStore(meeting.address, meeting.port, None, is_master=False, timeout=wait))
+        serves = world.serves_store and world.rank == 0
+        return PrefixStore("ranks", _served(world.master_store) if serves else _reached(world.master_store))
     if world.store_folder is None:
         return None
     # A new file for each restart: the old one holds the addresses of ranks that are gone.
     return FileStore(str(world.store_folder / f"ranks-{world.restart_count}"), world.size)
+
+
+def _reached(place: MasterStore) -> TCPStore:
+    wait = timedelta(seconds=place.join_seconds)
+    return TCPStore(place.address, place.port, None, is_master=False, timeout=wait)
+
+
+def _served(place: MasterStore) -> TCPStore:
+    try:
+        taken = listening(place.address, place.port)
+    except OSError as error:
+        raise InputError(
+            f"rank 0 cannot listen at {place.address}:{place.port}: {error}; MASTER_ADDR must be an address of its "
+            "node, and MASTER_PORT free there"
+        ) from None
+    return TCPStore(
+        place.address,
+        place.port,
+        None,
+        is_master=True,
+        timeout=timedelta(seconds=place.join_seconds),
+        wait_for_workers=False,
+        master_listen_fd=taken.detach(),
+    )

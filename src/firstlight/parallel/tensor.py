@@ -86,7 +86,7 @@ class VocabularyParallelLoss:
 
 def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
     """Cut `model` over the one axis of `mesh`. Routed experts are the expert axis's matter."""
-    table = cuts(model.config)
+    table = {**cuts(model.config), **model.own_cuts}
     plan = {
         name: _style(cut)
         for name, module in model.named_modules()

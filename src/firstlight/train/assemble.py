@@ -32,6 +32,7 @@ from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder
+from firstlight.models.family import build_model
 from firstlight.observe.samples import write_samples
 from firstlight.optim.averages import Averages
 from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
@@ -215,6 +216,7 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
         device=place.device,
         seed=config.training.seed,
         arithmetic=arithmetic,
+        build=build_model if place.own_model is None else place.own_model.build,
     )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")

@@ -11,6 +11,7 @@ from firstlight.config.schema import RunConfig
 from firstlight.config.training import CheckpointConfig
 from firstlight.layout.mesh import Layout
 from firstlight.train.exports import PeriodicExport
+from firstlight.train.mindformers_files import WrittenMindFormersFiles
 from firstlight.train.place import Place
 from firstlight.train.recording import CheckpointEvents
 
@@ -73,4 +74,6 @@ def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
         acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
     if config.checkpoint.export_every_steps:
         acts.append(PeriodicExport(config, place.folder))
+    if config.checkpoint.mindformers_files is not None and place.own_model is None:
+        acts.append(WrittenMindFormersFiles(config.checkpoint.mindformers_files, config, place.folder))
     return acts

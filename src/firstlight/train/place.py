@@ -7,6 +7,7 @@ import torch
 from firstlight.base.peers import Peers
 from firstlight.base.world import World
 from firstlight.checkpoint.lock import FolderLock
+from firstlight.models.registered import Registered
 from firstlight.observe.events import EventLog
 from firstlight.train.run_folder import DATA, Difference, RunFolder
 
@@ -22,6 +23,8 @@ class Place:
     lock: FolderLock
     accepted: frozenset[str] = frozenset()
     """Names of changes to the run's inputs that the user accepts."""
+    own_model: Registered | None = None
+    """A model class of the user's own."""
     events: EventLog = field(default_factory=lambda: EventLog(None))
 
     def accept_data(self, there: str, here: str) -> None:

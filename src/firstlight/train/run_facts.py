@@ -12,6 +12,7 @@ from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import stages_of, stages_on
 from firstlight.train.place import Place
+from firstlight.train.run_folder import REGISTERED
 from firstlight.train.start_checks import versions
 
 _GIT_SECONDS = 20
@@ -20,7 +21,9 @@ _GIT_SECONDS = 20
 def run_facts(config: RunConfig, place: Place, data_fingerprint: str) -> dict[str, Any]:
     """All of `run.json`. The tokenizer lies in the run's folder already."""
     counts = count_parameters(config.model)
+    registered = {} if place.own_model is None else {REGISTERED: place.own_model.facts()}
     return {
+        **registered,
         "parameters": counts.total,
         "activated_parameters": counts.activated,
         "flops_per_token": flops_per_token(config.model, config.data.train.sequence_length),
