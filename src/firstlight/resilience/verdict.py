@@ -11,6 +11,17 @@ class Proceed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rewind:
+    """Go back to the newest healthy checkpoint before step `first_step`, the first bad one of those up to `last_step`,
+    and leave out the samples of the bad ones if they are to blame."""
+
+    first_step: int
+    last_step: int
+    reason: str
+    leaves_out_samples: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stop:
     """Save the state and end with `exit_code`."""
 
@@ -23,4 +34,4 @@ class Stop:
         return self.exit_code == EXIT_PREEMPTED
 
 
-Verdict = Proceed | Stop
+Verdict = Proceed | Rewind | Stop
