@@ -137,5 +137,8 @@ class ResilienceConfig(Section):
     named and ended, and the ranks start again."""
     first_phase_seconds: Positive = 1800
     """The same for phases that have not ended once, as the first step compiles, reads and waits, and for saving."""
+    slow_rank_ratio: Annotated[float, Field(gt=1)] | None = 1.5
+    """A rank that takes so many times as long as the others for its own work, fetching data and the forward passes of
+    its layers, is named in the log and in events.jsonl; null: none is."""
     inject: tuple[PlantedFault, ...] = ()
     """Faults to rehearse. Each happens once in a run."""

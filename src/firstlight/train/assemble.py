@@ -55,15 +55,18 @@ from firstlight.parallel.device import (
 )
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.layer_clock import LayerClock
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.parallel.probe import Probe
 from firstlight.resilience.guard import Guard
+from firstlight.resilience.stragglers import Stragglers
 from firstlight.train.avoided_samples import read_avoided
 from firstlight.train.checkpointers import checkpointers
 from firstlight.train.checks import Checks
 from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
 from firstlight.train.loop import Parts
+from firstlight.train.pace import Pace
 from firstlight.train.place import Place
 from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.recording import measures_of, recorder_of, update_watch
@@ -196,6 +199,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         faults=_faults(config, place, model),
         guard=guard,
         checks=_checks(config, layout, place, engine, model),
+        pace=_pace(config, layout, place, model),
         rewinds=Rewinds(config.resilience.rewind, timeline_of(config), place, kept),
         recorder=recorder_of(config, place, measures),
         evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
@@ -335,6 +339,13 @@ def _checks(config: RunConfig, layout: Layout, place: Place, engine: Engine, mod
         num_rows = config.training.micro_batch_size if layout.pp == 1 else None
         replay = Replay(engine, Probe(stages=model.stages), peers, num_rows=num_rows)
     return Checks(resilience, place, replicas=replicas, replay=replay)
+
+
+def _pace(config: RunConfig, layout: Layout, place: Place, model: LaidOut) -> Pace:
+    ratio, ranks = config.resilience.slow_rank_ratio, range(layout.world_size)
+    is_wanted = ratio is not None and layout.world_size > 1
+    clock = LayerClock(stages=model.stages, device=place.device) if is_wanted else None
+    return Pace(clock, Stragglers(ratio or 0, [layout.coordinates(rank)["pp"] for rank in ranks]), place)
 
 
 def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int, avoided: Ranges) -> TokenStream:

@@ -14,6 +14,7 @@ from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Proceed, Rewind, Stop, Verdict
 from firstlight.train.checks import Checks
 from firstlight.train.evaluate import Evaluator
+from firstlight.train.pace import Pace
 from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.rewinds import Rewinds
 from firstlight.train.state import TrainState
@@ -31,6 +32,7 @@ class Parts:
     heart: Heart
     faults: PlantedFaults
     checks: Checks
+    pace: Pace
     rewinds: Rewinds
     snapshots: Checkpointer | None = None
     """Saves in memory; None: there are none."""
@@ -116,12 +118,13 @@ def evaluate_if_due(parts: Parts, state: TrainState) -> None:
 def train_step(parts: Parts, state: TrainState) -> StepReport:
     """One optimizer step: fetch, forward and backward, update."""
     step = state.step + 1
-    with _phase(parts, "data"):
+    with _phase(parts, "data"), parts.pace.fetching():
         parts.faults.before_step(step)
         batch = next(state.data)
     replay_if_due(parts, step, batch)
     with _phase(parts, "forward_backward"):
         loss = parts.engine.forward_backward(batch)
+        parts.pace.computed(step)
     learning_rate = state.optimizer.learning_rate
     parts.faults.before_update(step)
     with _phase(parts, "optimizer"):

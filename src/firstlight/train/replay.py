@@ -29,6 +29,8 @@ class _Difference:
 
     what: str = ""
     kind: float = _NOTHING
+    place: int = 0
+    """Signs before it: ranks with the same layers go through the same ones."""
 
 
 class Replay:
@@ -54,12 +56,18 @@ class Replay:
         # Of a passing fault one run of three is wrong, and the other two are alike.
         differs_again = all(_first_difference(one, runs[2]).kind for one in runs[:2])
         lasting = self._by_rank(float(differs_again))
-        wrong = [rank for rank, kind in enumerate(kinds) if kind == max(kinds)]
+        wrong = self._first_wrong(kinds, self._by_rank(float(difference.place)))
         is_lasting = any(lasting[rank] for rank in wrong)
         what = say_to_all(difference.what, wrong[0], self._device) if self._peers.size > 1 else difference.what
         who = f"rank(s) {', '.join(map(str, wrong))} computed" if max(kinds) == _OWN else "some rank computed"
         how = "each of three times otherwise" if is_lasting else "once otherwise than twice more"
         return Miscomputed(what=f"{who} {what} {how}, from the same rows and weights", is_lasting=is_lasting)
+
+    def _first_wrong(self, kinds: Sequence[float], places: Sequence[float]) -> list[int]:
+        """The ranks that were wrong by themselves; where they talk within layers, a layer later others are too."""
+        wrong = [rank for rank, kind in enumerate(kinds) if kind == max(kinds)]
+        first = min(places[rank] for rank in wrong)
+        return [rank for rank in wrong if places[rank] == first]
 
     def _rows(self, batch: Batch) -> Batch:
         if self._num_rows is None:
@@ -93,7 +101,7 @@ def _first_difference(one: Sequence[Sign], other: Sequence[Sign]) -> _Difference
     pairs = list(zip(one, other, strict=False))
     if pairs:
         differs = torch.stack([a.digest for a, _ in pairs]) != torch.stack([b.digest for _, b in pairs])
-        for (a, b), is_different in zip(pairs, differs.tolist(), strict=True):
+        for place, ((a, b), is_different) in enumerate(zip(pairs, differs.tolist(), strict=True)):
             if is_different or a.what != b.what:
-                return _Difference(what=a.what, kind=_OWN if a.is_own else _FOREIGN)
+                return _Difference(what=a.what, kind=_OWN if a.is_own else _FOREIGN, place=place)
     return _Difference() if len(one) == len(other) else _Difference(what="gradients in another order", kind=_FOREIGN)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from firstlight.base.errors import FirstlightError
 from firstlight.base.log import get_logger
 from firstlight.base.peers import together
-from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.rewind import RewindConfig
 from firstlight.config.timeline import Timeline
 from firstlight.resilience.verdict import Rewind, Stop
@@ -53,8 +52,7 @@ class Rewinds:
         if samples:
             state.data.avoid(samples, verdict.reason)
         state.guard.num_rewinds += 1
-        for one in self._checkpointers():
-            one.remove_after(to_step)
+        self._kept.remove_after(to_step)
         self._lost = _Lost(step=last, to_step=to_step, since=began)
         self._tell(self._lost, samples, verdict.reason)
         return None
@@ -104,9 +102,6 @@ class Rewinds:
                 reason=reason,
             )
             add_avoided(place.folder.avoided_samples, left_out)
-
-    def _checkpointers(self) -> list[Checkpointer]:
-        return [one for one in (self._kept.on_disk, self._kept.in_memory) if one is not None]
 
 
 def _stop(verdict: Rewind, why: str) -> Stop:

@@ -102,6 +102,20 @@ def test_without_a_checkpoint_it_stops_with_its_state(tmp_path: Path) -> None:
     assert candidates(run.checkpoints)[0].name == "step-00000008"
 
 
+def test_copies_of_later_steps_go_too(tmp_path: Path) -> None:
+    """Else a start would bring them back. The run ends before it has saved step 6 again."""
+    pytest.importorskip("fsspec")
+    run = make_tiny_run(tmp_path)
+    copies = f"checkpoint.copy_to=file://{tmp_path}/copies"
+    train_here(run, *RUN, BAD, copies, "checkpoint.keep_last=9", "training.stop_at_step=5")
+    assert sorted(path.name for path in (tmp_path / "copies").iterdir())[-1] == "step-00000005"
+    bad = BAD.replace("}]", "}, {kind: raise, step: 5}]")
+    with pytest.raises(RuntimeError, match="a planted fault of rank 0 in step 5"):
+        train_here(run, *RUN, bad, copies, "checkpoint.keep_last=9", "resilience.rewind.steps_before=1")
+    assert [path.name for path in candidates(run.checkpoints)] == ["step-00000004", "step-00000002"]
+    assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == ["step-00000002", "step-00000004"]
+
+
 def test_margins(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     margins = "resilience.rewind={steps_before: 2, steps_after: 1}"
