@@ -83,13 +83,15 @@ class Guard:
         return None
 
     def _judge_corruption(self, report: StepReport, corruption: Corruption) -> Verdict:
-        fact = f"step {report.step}: {corruption.what}"
+        """What was saved since the last good look is wrong, perhaps, and so is the state now."""
+        since = f"what was saved after step {corruption.good_step} may be wrong"
+        fact = f"step {report.step}: {corruption.what}; {since}"
         get_logger().error(fact)
-        if corruption.is_lasting:
-            return Stop(reason=fact, exit_code=FirstlightError.exit_code)
-        if self._config.on_corruption == "stop":
-            return Stop(reason=f"{fact} (resilience.on_corruption = stop)", exit_code=FirstlightError.exit_code)
-        return self._rewind(report, fact, first_step=corruption.good_step + 1, leaves_out_samples=False)
+        may_rewind = self._config.on_corruption == "rewind" and self.num_rewinds < self._config.rewind.times
+        if may_rewind and not corruption.is_lasting:
+            first_step = corruption.good_step + 1
+            return Rewind(first_step=first_step, last_step=report.step, reason=fact, leaves_out_samples=False)
+        return Stop(reason=fact, exit_code=FirstlightError.exit_code, is_state_sound=False)
 
     def _judge_skip(self, report: StepReport) -> Verdict | None:
         update = report.update
@@ -116,13 +118,10 @@ class Guard:
         if self.bad_since is None:
             self.bad_since = report.step
 
-    def _rewind(
-        self, report: StepReport, why: str, *, first_step: int | None = None, leaves_out_samples: bool = True
-    ) -> Verdict:
-        """Back to before `first_step`, or else the first of the bad steps."""
-        times, first = self._config.rewind.times, first_step or self.bad_since
+    def _rewind(self, report: StepReport, why: str) -> Verdict:
+        times = self._config.rewind.times
         if self.num_rewinds < times:
-            assert first is not None, "a step is bad"
-            return Rewind(first_step=first, last_step=report.step, reason=why, leaves_out_samples=leaves_out_samples)
+            assert self.bad_since is not None, "this step is bad"
+            return Rewind(first_step=self.bad_since, last_step=report.step, reason=why)
         spent = f"; {times} rewinds are used up (resilience.rewind.times)" if times else ""
         return Stop(reason=why + spent, exit_code=FirstlightError.exit_code)

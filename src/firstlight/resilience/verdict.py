@@ -23,10 +23,11 @@ class Rewind:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Save the state and end with `exit_code`."""
+    """Save the state, unless it cannot be trusted, and end with `exit_code`."""
 
     reason: str
     exit_code: int
+    is_state_sound: bool = True
 
     @property
     def is_request(self) -> bool:

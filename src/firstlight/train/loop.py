@@ -49,7 +49,8 @@ class Outcome:
 
 
 def run(parts: Parts, state: TrainState) -> Outcome:
-    """Take optimizer steps until all are done or the guard stops the run. The last state is always saved."""
+    """Take optimizer steps until all are done or the guard stops the run. The last state is saved, unless it
+    cannot be trusted."""
     with parts.guard.armed():
         first_step = parts.checkpointer.restore(state) or 0
         with parts.heart.beating(state.step):
@@ -58,7 +59,7 @@ def run(parts: Parts, state: TrainState) -> Outcome:
                 with parts.heart.phase("rewind", is_steady=False):
                     refused = parts.rewinds.take(verdict, state)
                 if refused is not None:
-                    _save_last(parts, state)
+                    _save_last(parts, state, refused)
                 verdict = refused or _run_steps(parts, state)
     if isinstance(verdict, Stop):
         return Outcome(first_step=first_step, step=state.step, reason=verdict.reason, exit_code=verdict.exit_code)
@@ -84,13 +85,14 @@ def _run_steps(parts: Parts, state: TrainState) -> Verdict:
                 evaluate_if_due(parts, state)
                 keep(parts, state)
         if not isinstance(verdict, Rewind):
-            _save_last(parts, state)
+            _save_last(parts, state, verdict)
     return verdict
 
 
-def _save_last(parts: Parts, state: TrainState) -> None:
+def _save_last(parts: Parts, state: TrainState, verdict: Proceed | Stop) -> None:
     with _phase(parts, "checkpoint", is_steady=False):
-        parts.checkpointer.save(state)
+        if isinstance(verdict, Proceed) or verdict.is_state_sound:
+            parts.checkpointer.save(state)
         parts.checkpointer.finish()
 
 

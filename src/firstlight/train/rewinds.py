@@ -105,4 +105,5 @@ class Rewinds:
 
 
 def _stop(verdict: Rewind, why: str) -> Stop:
-    return Stop(reason=f"{verdict.reason}; it cannot rewind: {why}", exit_code=FirstlightError.exit_code)
+    reason = f"{verdict.reason}; it cannot rewind: {why}"
+    return Stop(reason=reason, exit_code=FirstlightError.exit_code, is_state_sound=verdict.leaves_out_samples)

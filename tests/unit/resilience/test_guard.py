@@ -5,12 +5,13 @@ import math
 import os
 import random
 import signal
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from firstlight.base.peers import Alone, Peers
-from firstlight.base.report import LossReport, StepReport, Update
+from firstlight.base.report import Corruption, LossReport, StepReport, Update
 from firstlight.config.training import ResilienceConfig
 from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Proceed, Rewind, Stop
@@ -199,3 +200,19 @@ def test_gaussian_losses_have_no_spikes() -> None:
     one = guard(rewind={"spike": {}})
     assert all(one.judge(report(step, loss=source.gauss(2.5, 0.05))) == Proceed() for step in range(1, 10_001))
     assert one.bad_since is None
+
+
+def test_wrong_numbers_go_back_to_the_last_good_look_or_end_the_run_unsaved() -> None:
+    found = Corruption(what="ranks 0, 1 differ", good_step=4)
+    bad = replace(report(6), corruption=found)
+    fact = "step 6: ranks 0, 1 differ; what was saved after step 4 may be wrong"
+    back = Rewind(first_step=5, last_step=6, reason=fact, leaves_out_samples=False)
+    stop = Stop(reason=fact, exit_code=1, is_state_sound=False)
+    one = guard(rewind={"times": 1})
+    assert one.judge(bad) == back
+    one.num_rewinds = 1
+    assert one.judge(bad) == stop
+    lasting = replace(report(6), corruption=replace(found, is_lasting=True))
+    assert guard(rewind={"times": 1}).judge(lasting) == stop
+    section = ResilienceConfig.model_validate({"on_corruption": "stop"})
+    assert Guard(section, Alone()).judge(bad) == stop

@@ -42,8 +42,10 @@ def test_a_lasting_fault_ends_the_run(tmp_path: Path) -> None:
     outcome = train_here(run, *REPLAYED, "resilience.inject=[{kind: keep_miscomputing, step: 2}]")
     assert (outcome.exit_code, outcome.step) == (1, 2)
     assert outcome.reason == (
-        "step 2: rank(s) 0 computed what layers.0 gives each of three times otherwise, from the same rows and weights"
+        "step 2: rank(s) 0 computed what layers.0 gives each of three times otherwise, from the same rows and weights; "
+        "what was saved after step 0 may be wrong"
     )
+    assert not candidates(run.checkpoints), "the state is not to be trusted"
 
 
 def test_it_needs_deterministic_operations(tmp_path: Path) -> None:
