@@ -67,9 +67,9 @@ def gather_numbers(named: Mapping[str, Tensor], device: torch.device) -> NDArray
     if named:
         mine[: len(named), 0] = torch.tensor([number_of(name) for name in named], dtype=torch.int64, device=device)
         mine[: len(named), 1] = torch.stack([value.to(device) for value in named.values()])
-    everywhere = mine.new_zeros(dist.get_world_size() * len(mine), 2)
-    dist.all_gather_into_tensor(everywhere, mine)
-    return everywhere.view(dist.get_world_size(), len(mine), 2).cpu().numpy()
+    everywhere = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everywhere, mine)
+    return torch.stack(everywhere).cpu().numpy()
 
 
 def say_to_all(text: str, speaker: int, device: torch.device) -> str:
