@@ -1,4 +1,4 @@
-"""Who holds other bytes than the others is named. Ranks are threads here, processes in tests/faults/test_replicas.py."""
+"""Who holds other bytes than the others is named. Ranks are threads here, processes in faults/test_replicas.py."""
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
