@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from firstlight.checkpoint.step_folder import candidates
-from firstlight.config.rules import broken_rules
 from firstlight.observe.events import read_events
 from tests.runs import TinyRun, make_tiny_run
-from tests.unit.train.tiny import config_of, train_here
+from tests.unit.train.tiny import train_here
 
 REPLAYED = ("resilience.replay_every_steps=2", "training.deterministic=true")
 
@@ -46,10 +45,3 @@ def test_a_lasting_fault_ends_the_run(tmp_path: Path) -> None:
         "what was saved after step 0 may be wrong"
     )
     assert not candidates(run.checkpoints), "the state is not to be trusted"
-
-
-def test_it_needs_deterministic_operations(tmp_path: Path) -> None:
-    config = config_of(make_tiny_run(tmp_path), REPLAYED[0])
-    (broken,) = broken_rules(config, 1)
-    assert "replay_every_steps = 2 compares bit by bit" in broken.message
-    assert not broken_rules(config_of(TinyRun(folder=tmp_path), *REPLAYED), 1)
