@@ -95,7 +95,7 @@ def started(folder: Path, name: str) -> Iterator[Way]:
     """The run, ready for its first step."""
     config = quickstart(folder, name)
     output = RunFolder(path=config.training.output_folder)
-    output.path.mkdir()
+    output.claim(config)
     place = Place(
         world=World(),
         peers=Alone(),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -110,13 +110,24 @@ class ReadPlan:
             )
 
 
-def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes | None = None) -> Manifest | None:
+Refusal = Callable[[Mapping[str, Any]], str | None]
+"""Why a saved state is not wanted."""
+
+
+def load(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    peers: Peers,
+    key: bytes | None = None,
+    *,
+    refusal: Refusal = lambda _state: None,
+) -> Manifest | None:
     """Fill `tensors` from the checkpoint in `folder`; None when that is not possible on all ranks. Collective.
 
     Each rank reads and checks the pieces that its own shards are in. A rank on which that fails says why; the tensors
     are of no use then, until another checkpoint has filled them.
     """
-    manifest = _agreed(peers, lambda: _healthy(folder, key))
+    manifest = _agreed(peers, lambda: _healthy(folder, key, refusal))
     if manifest is None or not _is_same_everywhere(peers, manifest, folder):
         return None
     shards = {name: local_shard(tensor, is_first_rank=False) for name, tensor in tensors.items()}
@@ -126,8 +137,11 @@ def load(folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes |
     return manifest if _agreed(peers, plan.read) is not None else None
 
 
-def _healthy(folder: Path, key: bytes | None) -> Manifest:
+def _healthy(folder: Path, key: bytes | None, refusal: Refusal) -> Manifest:
     manifest = read_manifest(folder, key)
+    reason = refusal(manifest.state)
+    if reason is not None:
+        raise UnusableCheckpoint(f"{folder}: {reason}")
     if not manifest.is_healthy:
         names = ", ".join(manifest.health.not_finite)
         raise UnusableCheckpoint(f"{folder} is unhealthy: values that are not finite in {names}")

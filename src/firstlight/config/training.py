@@ -9,6 +9,7 @@ from firstlight.config.context import Context, RingContext
 from firstlight.config.faults import PlantedFault
 from firstlight.config.pipeline import PipelineConfig
 from firstlight.config.precision import Fp32Precision, PrecisionChoice
+from firstlight.config.rewind import RewindConfig
 from firstlight.config.schedule import Steps
 from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
 
@@ -130,7 +131,17 @@ class ResilienceConfig(Section):
     on_not_finite: Literal["skip", "stop"] = "skip"
     """A step whose gradient norm is not finite leaves the weights as they are; then go on (skip) or end the run."""
     max_skipped_steps: Count = 10
-    """Consecutive skipped steps, for whatever reason, after which the run ends."""
+    """Consecutive skipped steps, for whatever reason, after which the run rewinds, or ends if it may not."""
+    rewind: RewindConfig = RewindConfig()
+    check_replicas_every_steps: Steps = 0
+    """Compare what several ranks hold alike, byte for byte by its hash, after multiples of this; 0: never."""
+    replay_every_steps: Steps = 0
+    """Before steps that are multiples of this, every rank computes forward and backward of a micro-batch (in a pipeline
+    of its whole batch) twice and compares all layers bit by bit, and a third time when they differ; 0: never. Needs
+    training.deterministic."""
+    on_corruption: Literal["rewind", "stop"] = "rewind"
+    """When ranks hold different values of the same weights or moments: go back to a checkpoint of before the last
+    comparison that found none, within the budget of `rewind.times`, or end the run."""
     snapshot_every_steps: Steps = 0
     """Keep the state in the machine's memory (/dev/shm) after multiples of this. Two copies outlive their process, and
     a restart takes the newest before it looks on the disk; 0: none. For runs on one machine."""
@@ -145,5 +156,8 @@ class ResilienceConfig(Section):
     named and ended, and the ranks start again."""
     first_phase_seconds: Positive = 1800
     """The same for phases that have not ended once, as the first step compiles, reads and waits, and for saving."""
+    slow_rank_ratio: Annotated[float, Field(gt=1)] | None = 1.5
+    """A rank that takes so many times as long as the others for its own work, fetching data and the forward passes of
+    its layers, is named in the log and in events.jsonl; null: none is."""
     inject: tuple[PlantedFault, ...] = ()
     """Faults to rehearse. Each happens once in a run."""

@@ -11,8 +11,9 @@ A step's record (means are per step, over the steps since the last record):
     loss_scale                  by what this step's loss was multiplied for its gradients; absent where that is 1
     step_seconds                mean; without the seconds spent in evaluation and checkpoints
     tokens_per_second           over the same seconds, of all ranks together
-    seconds/<span>              mean; "data", "forward_backward", "optimizer", and the pauses "evaluate", "checkpoint"
-                                and "monitor", which is the measuring and writing of the record before
+    seconds/<span>              mean; "data", "forward_backward", "optimizer", "check" (of replicas, or a replay) where
+                                that is asked for, and the pauses "evaluate", "checkpoint" and "monitor", which is the
+                                measuring and writing of the record before
     mfu                         0 to 1; model FLOPs per second over the peak of all ranks; absent when that is unknown
     memory_bytes                peak so far: of the rank that has held most, or of the first if ranks are not measured
     eta_seconds                 steps left at the present step_seconds, without evaluations and checkpoints to come

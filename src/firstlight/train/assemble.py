@@ -18,6 +18,7 @@ from firstlight.config.scheduled_numbers import learning_rate_of
 from firstlight.config.schema import RunConfig
 from firstlight.config.timeline import attentions_of, sequence_lengths, timeline_of
 from firstlight.convert.hub_weights import read_weights
+from firstlight.data.avoided import Ranges
 from firstlight.data.checked_dataset import CheckedDataset
 from firstlight.data.cut import PhaseNeeds
 from firstlight.data.metadata import bytes_per_token
@@ -32,7 +33,7 @@ from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder
-from firstlight.models.family import build_model
+from firstlight.models.family import build_model, units_of
 from firstlight.observe.samples import write_samples
 from firstlight.optim.averages import Averages
 from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
@@ -56,15 +57,24 @@ from firstlight.parallel.device import (
 )
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.layer_clock import LayerClock
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
+from firstlight.parallel.probe import Probe
 from firstlight.resilience.guard import Guard
+from firstlight.resilience.stragglers import Stragglers
+from firstlight.train.avoided_samples import read_avoided
 from firstlight.train.checkpointers import checkpointers
+from firstlight.train.checks import Checks
 from firstlight.train.evaluate import Evaluation, EvaluationPlan, Evaluations, Evaluator, HeldOutSet, Portion
 from firstlight.train.loop import Parts
+from firstlight.train.pace import Pace
 from firstlight.train.place import Place
 from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.recording import measures_of, recorder_of, update_watch
+from firstlight.train.replay import Replay
+from firstlight.train.replicas import ReplicaCheck
+from firstlight.train.rewinds import Rewinds
 from firstlight.train.run_folder import DATA
 from firstlight.train.samples import SamplePlan, SampleWriter, Tokens, Writing, prompt_tokens
 from firstlight.train.sampling import Sampling
@@ -166,6 +176,8 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         place.peers,
         stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step),
     )
+    known = read_avoided(place.folder.avoided_samples, place.folder.identity, place.peers)
+    guard.num_rewinds = known.num_rewinds
     watch = update_watch(config, model.stages)
     around = replace(
         _surroundings(config, layout, place, now),
@@ -177,7 +189,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     state = TrainState(
         stages=model.stages,
         optimizer=Optimizer(parameter_names(*model.stages), config.optimizer, around),
-        data=_stream(config, inputs, layout, place.world.rank),
+        data=_stream(config, inputs, layout, place.world.rank, known.ranges),
         data_fingerprint=inputs.train_fingerprint,
         guard=guard,
         averages=averages,
@@ -192,13 +204,11 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         checkpointer=kept.on_disk,
         snapshots=kept.in_memory,
         heart=heart,
-        faults=PlantedFaults(
-            config.resilience.inject,
-            list(parameter_names(*model.stages).values()),
-            rank=place.world.rank,
-            marks=place.folder.planted_faults,
-        ),
+        faults=_faults(config, place, model),
         guard=guard,
+        checks=_checks(config, layout, place, engine, model),
+        pace=_pace(config, layout, place, model),
+        rewinds=Rewinds(config.resilience.rewind, timeline_of(config), place, kept),
         recorder=recorder_of(config, place, measures),
         evaluator=_evaluations(config, inputs, place, engine=engine, stages=model.stages, heart=heart),
     )
@@ -307,7 +317,35 @@ def _now(config: RunConfig, progress: Progress) -> Now:
     return lambda number: number_at(number, timeline)(progress.updates)
 
 
-def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> TokenStream:
+def _faults(config: RunConfig, place: Place, model: LaidOut) -> PlantedFaults:
+    return PlantedFaults(
+        config.resilience.inject,
+        list(parameter_names(*model.stages).values()),
+        layer=units_of(model.stages[0])[0],
+        rank=place.world.rank,
+        marks=place.folder.planted_faults,
+    )
+
+
+def _checks(config: RunConfig, layout: Layout, place: Place, engine: Engine, model: LaidOut) -> Checks:
+    resilience, peers = config.resilience, place.peers
+    replicas = replay = None
+    if resilience.check_replicas_every_steps and layout.world_size > 1:
+        replicas = ReplicaCheck(copies_in(layout), peers, place.device)
+    if resilience.replay_every_steps:
+        num_rows = config.training.micro_batch_size if layout.pp == 1 else None
+        replay = Replay(engine, Probe(stages=model.stages), peers, num_rows=num_rows)
+    return Checks(resilience, place, replicas=replicas, replay=replay)
+
+
+def _pace(config: RunConfig, layout: Layout, place: Place, model: LaidOut) -> Pace:
+    ratio, ranks = config.resilience.slow_rank_ratio, range(layout.world_size)
+    is_wanted = ratio is not None and layout.world_size > 1
+    clock = LayerClock(stages=model.stages, device=place.device) if is_wanted else None
+    return Pace(clock, Stragglers(ratio or 0, [layout.coordinates(rank)["pp"] for rank in ranks]), place)
+
+
+def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int, avoided: Ranges) -> TokenStream:
     return TokenStream(
         inputs.train,
         timeline=timeline_of(config),
@@ -316,6 +354,7 @@ def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> Tok
         data_size=layout.data_size,
         masking=inputs.masking,
         reader=_reader(config, inputs),
+        avoided=avoided,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from firstlight.base.errors import InputError
 from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
 from firstlight.checkpoint.memory import MemoryDisk, snapshot_folder
-from firstlight.checkpoint.object_store import StoredCopies, open_store
+from firstlight.checkpoint.object_store import ObjectStore, StoredCopies, open_store, remove_after
 from firstlight.config.schema import RunConfig
 from firstlight.config.training import CheckpointConfig
 from firstlight.layout.mesh import Layout
@@ -22,10 +22,22 @@ class Checkpointers:
 
     on_disk: Checkpointer
     in_memory: Checkpointer | None
+    stored: ObjectStore | None
+    """Where the first rank puts copies."""
+
+    def remove_after(self, step: int) -> None:
+        """Remove what was saved of later steps, wherever it lies: the run has gone back."""
+        for one in (self.on_disk, self.in_memory):
+            if one is not None:
+                one.remove_after(step)
+        if self.stored is not None:
+            remove_after(self.stored, step)
 
 
 def checkpointers(config: RunConfig, place: Place, layout: Layout) -> Checkpointers:
     """Those of this rank. Raises InputError where there is no memory for snapshots."""
+    copy_to = config.checkpoint.copy_to
+    stored = open_store(copy_to) if copy_to is not None and place.world.rank == 0 else None
     role = Role(writes_whole_tensors=layout.is_first_of_stage(place.world.rank), is_ours=place.lock.is_held)
     on_disk = Checkpointer(
         place.folder.checkpoints,
@@ -33,13 +45,13 @@ def checkpointers(config: RunConfig, place: Place, layout: Layout) -> Checkpoint
         place.peers,
         configuration=config.model_dump(mode="json"),
         role=role,
-        after_save=_after_save(config, place),
+        after_save=_after_save(config, place, stored),
     )
     memory = _memory(config, place)
     if memory is None:
-        return Checkpointers(on_disk=on_disk, in_memory=None)
+        return Checkpointers(on_disk=on_disk, in_memory=None, stored=stored)
     on_disk.look_first_in(memory)
-    return Checkpointers(on_disk=on_disk, in_memory=_snapshots(config, place, memory, role))
+    return Checkpointers(on_disk=on_disk, in_memory=_snapshots(config, place, memory, role), stored=stored)
 
 
 def _memory(config: RunConfig, place: Place) -> Path | None:
@@ -67,11 +79,11 @@ def _snapshots(config: RunConfig, place: Place, memory: Path, role: Role) -> Che
     )
 
 
-def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
+def _after_save(config: RunConfig, place: Place, stored: ObjectStore | None) -> list[AfterSave]:
     """What is done with every published checkpoint."""
     acts: list[AfterSave] = [CheckpointEvents(place.events)]
-    if config.checkpoint.copy_to is not None:
-        acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
+    if stored is not None:
+        acts.append(StoredCopies(stored, config.checkpoint))
     if config.checkpoint.export_every_steps:
         acts.append(PeriodicExport(config, place.folder))
     if config.checkpoint.mindformers_files is not None and place.own_model is None:

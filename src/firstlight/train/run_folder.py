@@ -96,6 +96,16 @@ class RunFolder:
         return self.path / "stop"
 
     @property
+    def avoided_samples(self) -> Path:
+        """Samples that the run leaves out, each range with the rewind that it comes from."""
+        return self.path / "avoided-samples.jsonl"
+
+    @property
+    def faults(self) -> Path:
+        """What went wrong and what it cost; the supervisor adds to it too."""
+        return self.path / "faults.jsonl"
+
+    @property
     def planted_faults(self) -> Path:
         """Marks of the faults that have happened, so that each happens once."""
         return self.path / "planted-faults"
@@ -196,10 +206,17 @@ class RunFolder:
 
     def _foreign_files(self) -> bool:
         """Whether something lies here that neither a run has left, be it one that was killed while it claimed the
-        folder, nor a launcher that keeps its logs here."""
+        folder, nor a launcher that keeps its logs here, nor a list of samples to leave out."""
         if not self.path.is_dir():
             return False
-        ours = (self.configuration.name, self.logs.name, "lock-", "faults.jsonl", "converted-weights")
+        ours = (
+            self.configuration.name,
+            self.logs.name,
+            "lock-",
+            self.faults.name,
+            self.avoided_samples.name,
+            "converted-weights",
+        )
         return any(not entry.name.startswith(ours) and not _holds_logs(entry) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:

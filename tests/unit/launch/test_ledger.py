@@ -1,6 +1,7 @@
 """What faults are said to have cost."""
 
 import json
+import time
 from pathlib import Path
 
 from firstlight.launch.ledger import EVENTS_FILE, Fault, Ledger
@@ -49,3 +50,19 @@ def test_without_faults_there_is_no_table(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_loses_lines_only(tmp_path: Path) -> None:
     Ledger(tmp_path / "none", Clock()).failed(fault(1), noticed_at=0.0)
+
+
+def test_rewinds_that_the_first_rank_wrote_are_in_the_table(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, clock := Clock())
+    later = time.time() + 1
+    lines = [
+        {"time": 1.0, "event": "rewind", "step": 5, "cause": "of an earlier start"},
+        {"time": later, "event": "rewind", "step": 8, "cause": "loss is a spike"},
+        {"time": later, "event": "rewound", "step": 8, "steps_lost": 4, "seconds_lost": 25.0},
+    ]
+    (tmp_path / EVENTS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
+    clock.now = 100.0
+    assert ledger.summary().splitlines()[1:] == [
+        "bad numbers      -      8           4          25.0  rewind",
+        "1 fault(s) in 100 s, one every 100 s; effective training time 75.0 %",
+    ]
