@@ -33,7 +33,7 @@ from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder
-from firstlight.models.family import build_model, units_of
+from firstlight.models.family import build_model
 from firstlight.observe.samples import write_samples
 from firstlight.optim.averages import Averages
 from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
@@ -57,23 +57,16 @@ from firstlight.parallel.device import (
 )
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
-from firstlight.parallel.layer_clock import LayerClock
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
-from firstlight.parallel.probe import Probe
 from firstlight.resilience.guard import Guard
-from firstlight.resilience.stragglers import Stragglers
 from firstlight.train.avoided_samples import read_avoided
 from firstlight.train.checkpointers import checkpointers
-from firstlight.train.checks import Checks
 from firstlight.train.evaluate import Evaluation, EvaluationPlan, Evaluations, Evaluator, HeldOutSet, Portion
+from firstlight.train.guarding import checks_of, faults_of, pace_of
 from firstlight.train.loop import Parts
-from firstlight.train.pace import Pace
 from firstlight.train.place import Place
-from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.recording import measures_of, recorder_of, update_watch
-from firstlight.train.replay import Replay
-from firstlight.train.replicas import ReplicaCheck
 from firstlight.train.rewinds import Rewinds
 from firstlight.train.run_folder import DATA
 from firstlight.train.samples import SamplePlan, SampleWriter, Tokens, Writing, prompt_tokens
@@ -204,10 +197,10 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         checkpointer=kept.on_disk,
         snapshots=kept.in_memory,
         heart=heart,
-        faults=_faults(config, place, model),
+        faults=faults_of(config, place, model),
         guard=guard,
-        checks=_checks(config, layout, place, engine, model),
-        pace=_pace(config, layout, place, model),
+        checks=checks_of(config, layout, place, engine, model),
+        pace=pace_of(config, layout, place, model),
         rewinds=Rewinds(config.resilience.rewind, timeline_of(config), place, kept),
         recorder=recorder_of(config, place, measures),
         evaluator=_evaluations(config, inputs, place, engine=engine, stages=model.stages, heart=heart),
@@ -315,34 +308,6 @@ def _now(config: RunConfig, progress: Progress) -> Now:
     """Scheduled numbers, for the update to come."""
     timeline = timeline_of(config)
     return lambda number: number_at(number, timeline)(progress.updates)
-
-
-def _faults(config: RunConfig, place: Place, model: LaidOut) -> PlantedFaults:
-    return PlantedFaults(
-        config.resilience.inject,
-        list(parameter_names(*model.stages).values()),
-        layer=units_of(model.stages[0])[0],
-        rank=place.world.rank,
-        marks=place.folder.planted_faults,
-    )
-
-
-def _checks(config: RunConfig, layout: Layout, place: Place, engine: Engine, model: LaidOut) -> Checks:
-    resilience, peers = config.resilience, place.peers
-    replicas = replay = None
-    if resilience.check_replicas_every_steps and layout.world_size > 1:
-        replicas = ReplicaCheck(copies_in(layout), peers, place.device)
-    if resilience.replay_every_steps:
-        num_rows = config.training.micro_batch_size if layout.pp == 1 else None
-        replay = Replay(engine, Probe(stages=model.stages), peers, num_rows=num_rows)
-    return Checks(resilience, place, replicas=replicas, replay=replay)
-
-
-def _pace(config: RunConfig, layout: Layout, place: Place, model: LaidOut) -> Pace:
-    ratio, ranks = config.resilience.slow_rank_ratio, range(layout.world_size)
-    is_wanted = ratio is not None and layout.world_size > 1
-    clock = LayerClock(stages=model.stages, device=place.device) if is_wanted else None
-    return Pace(clock, Stragglers(ratio or 0, [layout.coordinates(rank)["pp"] for rank in ranks]), place)
 
 
 def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int, avoided: Ranges) -> TokenStream:
