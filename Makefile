@@ -26,9 +26,13 @@ check: $(STAMP)  ## Check format, style, types and the import order of the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## Run every benchmark in benchmarks/
+bench: $(STAMP)  ## Run every benchmark in benchmarks/, beside other programs from PyPI, and write docs/benchmarks.md
 	@compgen -G 'benchmarks/bench_*.py' >/dev/null || { echo "bench: no benchmarks/bench_*.py to run" >&2; exit 1; }
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	$(BIN)/python benchmarks/peers_venv.py
+	@mkdir -p runs/benchmarks
+	@set -o pipefail; for file in benchmarks/bench_*.py; do echo "== $$file"; \
+		$(BIN)/python "$$file" | tee "runs/benchmarks/$$(basename "$$file" .py).txt" || exit 1; done
+	$(BIN)/python scripts/write_benchmarks.py --from runs/benchmarks
 
 soak: $(STAMP)  ## Kill ranks of a run at chance moments for 10 minutes, and compare its end
 	$(BIN)/python scripts/soak.py

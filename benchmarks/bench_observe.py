@@ -40,7 +40,7 @@ WAYS = {
     "default": {"sinks": ("jsonl", "tensorboard")},
     "everything": {
         "sinks": ("jsonl", "tensorboard", "prometheus"),
-        "measure": ("ranks", "weights", "updates", "optimizer_state", "layers", "device"),
+        "measure": ("ranks", "weights", "updates", "optimizer_state", "layers", "communication", "device"),
         "prometheus": {"port": 0},
         "alerts": [{"when": "loss > 1000"}, {"when": "tokens_per_second < 0.1 * median"}],
     },
@@ -95,7 +95,7 @@ def started(folder: Path, name: str) -> Iterator[Way]:
     """The run, ready for its first step."""
     config = quickstart(folder, name)
     output = RunFolder(path=config.training.output_folder)
-    output.path.mkdir()
+    output.claim(config)
     place = Place(
         world=World(),
         peers=Alone(),

@@ -47,6 +47,9 @@ class State:
     def state_dict(self) -> dict[str, Any]:
         return {"step": self.step}
 
+    def refusal(self, _state: Mapping[str, Any], /) -> str | None:
+        return None
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.step = state["step"]
 

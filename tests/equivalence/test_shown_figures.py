@@ -13,7 +13,7 @@ from tests.runs import TinyRun, make_tiny_run, train_arguments
 
 pytestmark = pytest.mark.slow
 
-EVERYTHING = "monitor.measure=[ranks,weights,updates,optimizer_state,layers]"
+EVERYTHING = "monitor.measure=[ranks,weights,updates,optimizer_state,layers,communication]"
 SINKS = "monitor.sinks=[console,jsonl,tensorboard]"
 PIPELINE = "parallelism={pipeline_parallel: 2}"
 PIPELINE_OF_EXPERTS = "parallelism={pipeline_parallel: 2, expert_parallel: 2}"
@@ -121,6 +121,22 @@ def test_each_rank_has_its_figures(pair: tuple[Shown, Shown]) -> None:
     assert all(0 < share < 1 for share in idle)
     assert 0 < record["pipeline_bubble"] < 1
     assert "pipeline_bubble" not in pair[0].run.metrics("step")[-1]
+
+
+def test_a_rank_that_waits_for_another_one_shows_it_as_communication(tmp_path: Path) -> None:
+    slow = "resilience.inject=[{kind: slow, rank: 1, step: 3, seconds: 3}]"
+    run = shown(tmp_path, "training.micro_batch_size=1", slow, processes=2).run
+    alone = shown(tmp_path / "alone", processes=1).run.metrics("step")[-1]
+    second, third = run.metrics("ranks")[1:3]
+    exposed = third["exposed_communication_seconds"]
+    assert 2.8 < exposed[0] < 5
+    assert exposed[1] < 1.5, "the one that was waited for"
+    assert 0 < max(second["exposed_communication_seconds"]) < 1.5
+    assert run.metrics("step")[2]["exposed_communication_seconds"] == pytest.approx(sum(exposed) / 2)
+    for line in run.metrics("ranks"):
+        pairs = zip(line["exposed_communication_seconds"], line["forward_backward_seconds"], strict=True)
+        assert all(part <= whole for part, whole in pairs)
+    assert "exposed_communication_seconds" not in alone
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import wait_until
+from tests.runs import command, environment, make_tiny_run, wait_until
 from tests.unit.cli.test_mindformers import ORDER, SMALL, home, run, shell_environment
 
 __all__ = ["home", "run"]  # fixtures
@@ -69,8 +69,29 @@ def test_two_machines_train_together(nodes: list[str], home: Path) -> None:
     processes = [start_in(name, home, *launch_words(order, rank)) for rank, name in enumerate(nodes)]
     said = [process.communicate(timeout=TIMEOUT_SECONDS) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert "step 3/3  loss" in (home / "logs_0/worker_0.log").read_text()
-    assert {path.name for path in (home / "logs_1").iterdir()} == {"scheduler.log", "worker_0.log", "worker_1.log"}
+    assert "step:[    3/    3], loss: " in (home / "logs_0/worker_0.log").read_text()
+    assert {path.name for path in (home / "logs_1").iterdir()} == {"launcher_1.log", "worker_2.log", "worker_3.log"}
+
+
+@pytest.mark.slow
+def test_the_same_words_on_each_machine_train_together(nodes: list[str], tmp_path: Path) -> None:
+    """Each finds itself among the hosts by its address."""
+    tiny = make_tiny_run(tmp_path)
+    words = ["launch", "nodes", "run.yaml", "--nproc-per-node", "1", "--hosts", f"{MASTER},10.231.7.2"]
+    processes = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", name, *command(*words)],
+            cwd=tiny.folder,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in nodes
+    ]
+    said = [process.communicate(timeout=TIMEOUT_SECONDS)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "all 2 nodes are there; this is node 1" in said[1]
+    assert len(tiny.metrics("step")) == 4
 
 
 @pytest.mark.slow
@@ -79,7 +100,7 @@ def test_a_machine_whose_master_dies_ends(nodes: list[str], home: Path) -> None:
     processes = [start_in(name, home, *launch_words(order, rank)) for rank, name in enumerate(nodes)]
     try:
         log = home / "logs_0/worker_0.log"
-        wait_until(lambda: log.is_file() and "step     2/" in log.read_text(), timeout=TIMEOUT_SECONDS)
+        wait_until(lambda: log.is_file() and "step:[    2/15000]" in log.read_text(), timeout=TIMEOUT_SECONDS)
         processes[0].send_signal(signal.SIGKILL)
         out, err = processes[1].communicate(timeout=120)
     finally:

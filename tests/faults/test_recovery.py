@@ -85,6 +85,15 @@ def test_every_kind_of_fault(tmp_path: Path, fault: str, kind: str, rank: int, p
     assert_recovered(run, undisturbed, kind=kind, rank=rank, step=7)
     if fault == "hang":
         assert "in before_step" in said, "where it hangs"
+    if fault in ("hang", "stop"):
+        (event,) = events(run, "fault")
+        traces = run.output / event["traces"]
+        assert f"stacks and collectives of the ranks: {traces}" in said
+        answered = {number for number in range(processes) if (traces / f"collectives-{number}.json").exists()}
+        assert answered == set(range(processes)) - ({rank} if fault == "stop" else set())
+        last = json.loads((traces / f"collectives-{min(answered)}.json").read_text())["entries"][-1]
+        assert last["profiling_name"].startswith("gloo:")
+        assert "most recent call first" in (traces / f"stacks-{min(answered)}.txt").read_text()
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ ORDER = (
     "run_mindformer.py --register_path research/deepseek3 "
     "--config research/deepseek3/deepseek3_671b/pretrain_deepseek3_1b.yaml"
 )
+STEP_LINE = re.compile(r"\{ Epoch:\[ *\d+/ *\d+\], step:\[ *(\d+)/ *20\], loss: ([\d.]+), ")
+"""As scripts that read MindFormers' logs find it."""
 CUT = {
     "model.model_config.compute_dtype": "float32",
     "model.model_config.hidden_size": "64",
@@ -67,8 +69,8 @@ def test_the_guides_lines_train_a_model(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0, out + err
     log = (home / "output/msrun_log/worker_7.log").read_text()
-    losses = [float(found) for found in re.findall(r"^step .*? loss +([\d.]+)", log, re.MULTILINE)]
-    assert len(losses) == 20
+    losses = [float(found) for _, found in STEP_LINE.findall(log)]
+    assert [int(step) for step, _ in STEP_LINE.findall(log)] == list(range(1, 21))
     # 1.3 times ln(129,280): the loss of the next token and 0.3 times that of the one after it
     assert losses[0] == pytest.approx(15.3, abs=0.1)
     assert losses[-1] < 11
@@ -77,3 +79,12 @@ def test_the_guides_lines_train_a_model(tmp_path: Path) -> None:
         *(f"worker_{number}.log" for number in range(8)),
     ]
     assert len(list((home / "output/checkpoints").glob("step-*"))) == 2
+    # where the guide has them; with MindSpore's sink of one step, every step is an epoch
+    assert sorted(path.name for path in (home / "output/checkpoint/rank_0").iterdir()) == [
+        "deepseekv3_rank_0-10_1.safetensors",
+        "deepseekv3_rank_0-20_1.safetensors",
+        "meta.json",
+    ]
+    ranks = [home / "output/log" / f"rank_{number}" for number in range(8)]
+    assert all((folder / name).is_file() for folder in ranks for name in ("info.log", "error.log"))
+    assert len(STEP_LINE.findall((ranks[0] / "info.log").read_text())) == 20

@@ -29,6 +29,36 @@ def logged() -> tuple[list[float], list[float]]:
     return [found[step][0] for step in sorted(found)], [found[step][1] for step in sorted(found)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "weights", ["output/checkpoint/rank_0/deepseekv3_rank_0-1_1.safetensors", "tiny_weights_step1.ckpt"]
+)
+def test_its_own_command_takes_its_own_weights(tmp_path: Path, weights: str) -> None:
+    """Nothing is converted or rewritten by hand, and the losses are read from the log as MindFormers writes them."""
+    (tmp_path / "old.yaml").write_text((RUN / "ds3_golden.yaml").read_text(encoding="utf-8"))
+    run = TinyRun(folder=tmp_path)
+    flags = {
+        "config": "old.yaml",
+        "load_checkpoint": str(RUN / weights),
+        "train_dataset.data_loader.config.data_path": f"[1,{MEGATRON / 'stitch_64_text_document'}]",
+        "processor.tokenizer.tokenizer_file": str(MEGATRON / "tokenizer.json"),
+        "output_dir": "mine",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    for _ in range(2):  # the second finds the weights converted and the run finished
+        done = run.firstlight("mindformers", "run", "--home", str(tmp_path), "--", *words)
+        assert done.returncode == 0, done.stderr
+        if "nothing to do" in done.stderr:
+            break
+        found = re.findall(r"step:\[\s*\d+/\s*6\], loss: ([\d.]+), .*global_norm: \[([\d.]+)\]", done.stdout)
+        losses, norms = logged()
+        assert [float(loss) for loss, _ in found] == pytest.approx(losses, abs=LARGEST_DIFFERENCE)
+        assert [float(norm) for _, norm in found] == pytest.approx(norms, abs=LARGEST_DIFFERENCE)
+        assert "tensors of weights to begin with are converted into" in done.stderr
+    assert "are converted into" not in done.stderr
+    assert len(list((tmp_path / "mine" / "converted-weights").iterdir())) == 1
+
+
 def test_losses_are_those_of_mindformers(tmp_path: Path) -> None:
     old = (RUN / "ds3_golden.yaml").read_text(encoding="utf-8")
     prefix = MEGATRON / "stitch_64_text_document"

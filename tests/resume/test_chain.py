@@ -140,6 +140,9 @@ class Weights:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
+    def refusal(self, _state: Mapping[str, Any], /) -> str | None:
+        return None
+
     def load_state_dict(self, _state: Mapping[str, Any]) -> None:
         raise AssertionError("nothing restores it")
 

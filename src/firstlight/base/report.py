@@ -35,10 +35,23 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Corruption:
+    """Numbers of some ranks are wrong though nothing has failed. The same on every rank, but for details in `what`.
+
+    `good_step`: the last step after which all was well, as far as was looked. `is_lasting`: whether the rank does it
+    again and again, so that going back would not help.
+    """
+
+    what: str
+    good_step: int
+    is_lasting: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepReport:
     """One optimizer step, on `global_batch_size` sequences of `sequence_length` tokens.
 
-    `samples` and `tokens` are totals consumed since the start of training.
+    `samples` and `tokens` are totals consumed since the start of training; `phase` is that of the run, from 0.
     """
 
     step: int
@@ -49,6 +62,8 @@ class StepReport:
     tokens: int
     global_batch_size: int
     sequence_length: int
+    phase: int = 0
+    corruption: Corruption | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

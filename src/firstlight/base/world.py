@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from firstlight.base.errors import InputError
+from firstlight.base.started_by import Start, started_by
 
 STORE_VARIABLE = "FIRSTLIGHT_STORE"
 """Folder of the file store in which the ranks of one node meet; set by our own launcher."""
@@ -13,6 +14,8 @@ STORE_VARIABLE = "FIRSTLIGHT_STORE"
 LAUNCHER_VARIABLE = "FIRSTLIGHT_LAUNCHER"
 """Process number of our own launcher."""
 
+_JOIN_SECONDS = 600
+"""What ranks that Slurm or an MPI has started wait for each other."""
 
 NODES_VARIABLE = "FIRSTLIGHT_NODES"
 """A NodeOfRanks as JSON; set by our own launcher where there are several. Their ranks meet at MASTER_STORE_VARIABLE."""
@@ -59,18 +62,21 @@ class World:
     launcher_pid: int | None = None
     """The process of our own launcher, when it has started this one."""
     master_store: MasterStore | None = None
-    """Where the ranks meet when our own launchers have started them on several nodes."""
+    """Where the ranks meet when our own launchers have started them on several nodes, or Slurm or an MPI has."""
     node: NodeOfRanks | None = None
-    """With `master_store`."""
+    """With `master_store` of our own launchers."""
+    serves_store: bool = False
+    """Whether rank 0 is the one to serve `master_store`: Slurm and MPI have nothing that does."""
 
     @classmethod
     def from_environment(cls) -> "World":
-        """The world as torchelastic (or any launcher that sets RANK and WORLD_SIZE) describes it.
+        """The world as torchelastic (or any launcher that sets RANK and WORLD_SIZE), Slurm or an MPI describes it.
 
         Raises InputError when only a part of the variables is set or one is not a number.
         """
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-            return cls()
+            start = started_by(os.environ)
+            return cls() if start is None else _started(start)
         store = os.environ.get(STORE_VARIABLE)
         rank, size = _number("RANK"), _number("WORLD_SIZE")
         if rank >= size:
@@ -92,6 +98,22 @@ class World:
             master_store=master_store,
             node=node,
         )
+
+
+def node_start() -> Start | None:
+    """The place of this process where Slurm or an MPI has started one on each node; None where it has not."""
+    return started_by(os.environ)
+
+
+def _started(start: Start) -> World:
+    return World(
+        rank=start.rank,
+        size=start.size,
+        local_rank=start.local_rank,
+        local_size=start.local_size,
+        master_store=MasterStore(address=start.address, port=start.port, join_seconds=_JOIN_SECONDS),
+        serves_store=True,
+    )
 
 
 def worker_environment(*, store_folder: Path, threads: int, interface: str = "lo") -> dict[str, str]:
@@ -140,6 +162,14 @@ def ask_for_reproducible_products() -> None:
     two processes with one thread each cannot repeat, to the bit, one process with two. A user's own value is kept.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO")
+
+
+def silence_profiler() -> None:
+    """Keep torch's profiler from saying on the console that it begins and ends; to be called before torch is loaded.
+
+    A user's own level is kept.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def leave_exit_code(world: World, exit_code: int) -> None:

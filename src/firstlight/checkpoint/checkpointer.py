@@ -39,6 +39,9 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
+    def refusal(self, state: Mapping[str, Any], /) -> str | None:
+        """Why the run does not go on from a state that was saved; None when it may."""
+
 
 AfterSave = Callable[[Path, Manifest], None]
 """What the first rank does with a published checkpoint, beside the training: its folder and manifest."""
@@ -234,17 +237,18 @@ class Checkpointer:
                 get_logger().error(f"{error}; training goes on, and the next save tries again")
                 self._unfollowed = error
 
-    def restore(self, state: Stateful) -> int | None:
+    def restore(self, state: Stateful, *, before: int | None = None) -> int | None:
         """Fill `state` from the newest checkpoint that loads on all ranks; its step, or None when there is none.
 
-        A candidate that does not load is named with the reason, and the one before it is tried. Raises
-        NoCheckpointError when there are candidates and none loads: a run never starts from zero over them. What comes
-        from a snapshot in memory is saved on the disk at once.
+        Only from one of before step `before`, if that is given. A candidate that does not load is named with the
+        reason, and the one before it is tried. Raises NoCheckpointError when there are candidates and none loads: a
+        run never starts from zero over them. What comes from a snapshot in memory is saved on the disk at once.
         """
-        found = self._agreed_candidates()
+        self._settle()
+        found = self._agreed_candidates(before)
         for folder in found:
             bring = self._found_by if folder.parent != self._folder else None
-            manifest = load(folder, state.tensors(), self._peers, self._key, bring)
+            manifest = load(folder, state.tensors(), self._peers, self._key, bring=bring, refusal=state.refusal)
             if manifest is not None:
                 state.load_state_dict(manifest.state)
                 if folder.parent == self._folder:
@@ -260,7 +264,14 @@ class Checkpointer:
             )
         return None
 
-    def _agreed_candidates(self) -> list[Path]:
+    def remove_after(self, step: int) -> None:
+        """Remove what was saved of later steps: the run has gone back. Nothing may be in flight."""
+        if self._known_step is not None and self._known_step > step:
+            self._known_step = None
+        if self._peers.rank == 0:
+            self._retention.remove_after(step)
+
+    def _agreed_candidates(self, before: int | None) -> list[Path]:
         """The candidates that the first rank sees: a shared file system may show them to another rank later.
 
         Newest first; of one step, that in memory before that on the disk.
@@ -269,6 +280,7 @@ class Checkpointer:
         if self._found_by is not None:
             in_memory = [(step, 0) for step in self._found_by.steps(self._places[0])]
             mine = [*in_memory, *(one for one in mine if one[1] > 0)]
+        mine = [one for one in mine if before is None or one[0] < before]
         mine = sorted(mine, key=lambda one: (-one[0], one[1])) if self._peers.rank == 0 else []
         (count,) = self._peers.sum([float(len(mine))])
         if not count:

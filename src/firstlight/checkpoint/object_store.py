@@ -191,6 +191,15 @@ def fetch_newer(store: ObjectStore, folder: Path, key: bytes | None) -> None:
         )
 
 
+def remove_after(store: ObjectStore, step: int) -> None:
+    """Remove copies of later steps, from which a start would go on. A store that refuses gives a warning."""
+    try:
+        for later in [one for one in store.steps() if one > step]:
+            store.remove(later)
+    except FirstlightError as error:
+        get_logger().warning(str(error))
+
+
 def open_store(url: str) -> ObjectStore:
     """The store at a URL that fsspec knows. Raises InputError when it does not, or a package is missing."""
     try:

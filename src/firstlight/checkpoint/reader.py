@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -110,6 +110,10 @@ class ReadPlan:
             )
 
 
+Refusal = Callable[[Mapping[str, Any]], str | None]
+"""Why a saved state is not wanted."""
+
+
 class Bring(Protocol):
     """Brings what is missing in a folder here from where it is. Every method is a collective."""
 
@@ -119,7 +123,13 @@ class Bring(Protocol):
 
 
 def load(
-    folder: Path, tensors: Mapping[str, Tensor], peers: Peers, key: bytes | None = None, bring: Bring | None = None
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    peers: Peers,
+    key: bytes | None = None,
+    *,
+    bring: Bring | None = None,
+    refusal: Refusal = lambda _state: None,
 ) -> Manifest | None:
     """Fill `tensors` from the checkpoint in `folder`; None when that is not possible on all ranks. Collective.
 
@@ -128,7 +138,7 @@ def load(
     """
     if bring is not None:
         bring.bring_manifest(folder)
-    manifest = _agreed(peers, lambda: _healthy(folder, key))
+    manifest = _agreed(peers, lambda: _healthy(folder, key, refusal))
     if manifest is None or not _is_same_everywhere(peers, manifest, folder):
         return None
     shards = {name: local_shard(tensor, is_first_rank=False) for name, tensor in tensors.items()}
@@ -140,8 +150,11 @@ def load(
     return manifest if _agreed(peers, plan.read) is not None else None
 
 
-def _healthy(folder: Path, key: bytes | None) -> Manifest:
+def _healthy(folder: Path, key: bytes | None, refusal: Refusal) -> Manifest:
     manifest = read_manifest(folder, key)
+    reason = refusal(manifest.state)
+    if reason is not None:
+        raise UnusableCheckpoint(f"{folder}: {reason}")
     if not manifest.is_healthy:
         names = ", ".join(manifest.health.not_finite)
         raise UnusableCheckpoint(f"{folder} is unhealthy: values that are not finite in {names}")

@@ -11,6 +11,9 @@ from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
 from firstlight.checkpoint.writer import remove
 from firstlight.config.training import CheckpointConfig
 
+BAD_SINCE = "bad_since"
+"""The part of a saved state that says since which step something was wrong with the run; None or absent: nothing."""
+
 
 class Retention:
     """Removes old checkpoints of `folder` after each save. For the first rank."""
@@ -21,18 +24,22 @@ class Retention:
         self._disk = disk
         self._config = config
         self._good: set[int] = set()
-        """Steps of healthy checkpoints that this process has written or restored."""
+        """Steps of good checkpoints that this process has written or restored."""
 
     def restored(self, manifest: Manifest) -> None:
         """Remember a checkpoint that was restored: it was verified for that."""
-        self._good.add(manifest.step)
+        self._remember(manifest)
 
     def saved(self, manifest: Manifest) -> None:
         """Remove what is not kept, now that `manifest` is published. A disk that refuses gives a warning."""
-        if manifest.is_healthy:
-            self._good.add(manifest.step)
+        self._remember(manifest)
         # A newer one is there when it was refused on restoring: it does not count, and is replaced at its step.
         self._prune([folder for folder in candidates(self._folder) if folder.name <= step_folder(manifest.step)])
+
+    def remove_after(self, step: int) -> None:
+        """Remove what was saved of later steps. A disk that refuses gives a warning."""
+        self._good = {good for good in self._good if good <= step}
+        self._remove([folder for folder in candidates(self._folder) if step_of(folder) > step])
 
     def prune(self) -> None:
         """Remove what is not kept, whoever wrote it."""
@@ -43,10 +50,19 @@ class Retention:
         if not old:
             return
         good = next((folder for folder in usable if self._is_good(folder)), None)
+        self._remove([folder for folder in old if folder != good])
+
+    def _remove(self, folders: list[Path]) -> None:
         try:
-            remove(self._disk, [folder for folder in old if folder != good])
+            remove(self._disk, folders)
         except FirstlightError as error:
             get_logger().warning(str(error))
+
+    def _remember(self, manifest: Manifest) -> None:
+        """Good is what is healthy and was saved while nothing was wrong: a rewind may go back to it."""
+        self._good.discard(manifest.step)
+        if manifest.is_healthy and manifest.state.get(BAD_SINCE) is None:
+            self._good.add(manifest.step)
 
     def _is_round(self, folder: Path) -> bool:
         every = self._config.keep_every_steps
@@ -60,4 +76,4 @@ class Retention:
             verify_files(folder, manifest)
         except UnusableCheckpoint:
             return False
-        return manifest.is_healthy
+        return manifest.is_healthy and manifest.state.get(BAD_SINCE) is None

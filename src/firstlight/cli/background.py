@@ -1,4 +1,4 @@
-"""A launcher that returns at once: another process of its own session goes on, and writes to the scheduler's log."""
+"""A launcher that returns at once: another process of its own session goes on, and writes to a log."""
 
 import subprocess
 import sys
@@ -7,16 +7,15 @@ from pathlib import Path
 
 import typer
 
-from firstlight.cli.worker_logs import SCHEDULER, make_folder
+from firstlight.cli.worker_logs import make_folder
 
 _EARLY_SECONDS = 5.0
 """What fails within this time is still said here."""
 
 
-def start_in_background(arguments: Sequence[str], log_folder: Path) -> int:
+def start_in_background(arguments: Sequence[str], path: Path) -> int:
     """Start `firstlight ARGUMENTS`; 0 when it runs, or its exit code and what it said when it has ended with one."""
-    make_folder(log_folder)
-    path = log_folder / SCHEDULER
+    make_folder(path.parent)
     with path.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "firstlight", *arguments],

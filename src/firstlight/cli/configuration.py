@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from firstlight.config.load import Loaded, load_source
 from firstlight.config.source import Source, read_source
 from firstlight.data.mindrecord_reader import MindRecordReader
 
+if TYPE_CHECKING:
+    from firstlight.models.registered import Registered
+
 TRANSLATED = "translated.yaml"
 """What a translation is called in a run's folder, beside the files that it was made from."""
 
@@ -26,6 +29,12 @@ ConfigFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace one value, as optimizer.learning_rate=1e-3. Repeatable."),
+]
+RegisterPath = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run firstlight_model.py in this folder, and train the model class that it registers.", show_default=False
+    ),
 ]
 WorldSize = Annotated[
     int | None,
@@ -47,6 +56,8 @@ class Configuration:
     beside: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a translation did otherwise than the file says."""
+    own_model: "Registered | None" = None
+    """A model class of the user's own."""
 
 
 def chosen_file(file: Path | None, config: Path | None) -> Path:
@@ -60,19 +71,46 @@ def chosen_file(file: Path | None, config: Path | None) -> Path:
 
 
 def read_configuration(
-    path: Path, overrides: Sequence[str], world_size: int | None, changes: Sequence[Change] = ()
+    path: Path,
+    overrides: Sequence[str],
+    world_size: int | None,
+    changes: Sequence[Change] = (),
+    register_path: Path | None = None,
 ) -> Configuration:
     """Read and validate `path`; a MindFormers file is translated for `world_size` processes first. Raises InputError.
 
     Without `world_size` it is that of the MindFormers file, or 1.
     `overrides` are laid over the keys of our schema in either case, `changes` over those of a MindFormers file.
+    The code in `register_path` is run first; a user must have named it on the command line.
     """
+    own_model = None if register_path is None else _registered(register_path)
+    read = _read(path, overrides, world_size, changes, own_model)
+    if own_model is not None:
+        own_model.require_family(read.loaded.config.model)
+    return read
+
+
+def _registered(folder: Path) -> "Registered":
+    # Torch is loaded for it alone.
+    from firstlight.models.registered import register
+
+    return register(folder)
+
+
+def _read(
+    path: Path,
+    overrides: Sequence[str],
+    world_size: int | None,
+    changes: Sequence[Change],
+    own_model: "Registered | None",
+) -> Configuration:
     if not is_mindformers(read_source(path, allows_repeats=True).values):
         if changes:
             raise InputError(f"{changes[0].origin}: {path} is no MindFormers file; use firstlight train with --set")
         loaded = load_source(read_source(path), str(path), overrides, read_model)
-        return Configuration(loaded=loaded, world_size=world_size or 1)
-    translated = translate(path, world_size=world_size, count_rows=count_rows, changes=changes)
+        return Configuration(loaded=loaded, world_size=world_size or 1, own_model=own_model)
+    names = {} if own_model is None else dict.fromkeys(own_model.model.names, own_model.model.family)
+    translated = translate(path, world_size=world_size, count_rows=count_rows, changes=changes, registered=names)
     native = Source(values=translated.values, origins=dict(translated.origins))
     loaded = load_source(native, f"{path}, translated,", overrides, read_model)
     beside = {f"mindformers-{name}": text for name, text in translated.old_texts.items()}
@@ -81,6 +119,7 @@ def read_configuration(
         world_size=world_size or translated.world_size or 1,
         beside={**beside, TRANSLATED: translated.text},
         notes=translated.notes,
+        own_model=own_model,
     )
 
 

@@ -71,7 +71,10 @@ def convert(  # noqa: PLR0913  (one argument for each flag of the verb)
     from firstlight.convert.progress import shown_progress
     from firstlight.convert.translation import DTYPES
     from firstlight.convert.weight_format import ReadChoices
+    from firstlight.train.run_folder import RunFolder
+    from firstlight.train.trained import require_code
 
+    require_code(RunFolder(path=origin), None)  # the names of weights are those of families
     row = format_of(origin) if source is None else format_named(source)
     choices = ReadChoices(
         model=_model(config),

@@ -10,7 +10,7 @@ from firstlight.base import log
 from firstlight.base.errors import FirstlightError
 from firstlight.base.failure import Reported
 from firstlight.base.peers import PeerFailed
-from firstlight.base.world import ask_for_reproducible_products
+from firstlight.base.world import ask_for_reproducible_products, silence_profiler
 from firstlight.cli import (
     checkpoint,
     config,
@@ -19,6 +19,7 @@ from firstlight.cli import (
     dataset,
     drill,
     dry_run,
+    launch,
     mindformers,
     plan,
     run,
@@ -47,6 +48,7 @@ app.add_typer(dataset.app, name="data")
 app.command("plan")(plan.plan)
 app.command("dry-run")(dry_run.dry_run)
 app.command("train")(train.train)
+app.add_typer(launch.app, name="launch")
 app.command("drill")(drill.drill)
 app.command("evaluate")(run.evaluate)
 app.command("generate")(run.generate)
@@ -75,6 +77,7 @@ def main() -> None:
     """Run the command line; a FirstlightError becomes one message on stderr and its exit code."""
     log.set_up()
     ask_for_reproducible_products()
+    silence_profiler()
     try:
         app()
     except (PeerFailed, Reported) as failure:

@@ -14,12 +14,22 @@ from firstlight.base.world import World, user_cache_folder
 from firstlight.cli.background import start_in_background
 from firstlight.cli.config import check_files
 from firstlight.cli.configuration import Configuration, read_configuration
+from firstlight.cli.loaded_weights import with_weights
 from firstlight.cli.train import train_here
-from firstlight.cli.worker_logs import log_to_rank, log_to_scheduler, log_to_worker, worker_log
+from firstlight.cli.worker_logs import (
+    launcher_log,
+    log_as_mindformers,
+    log_to_launcher,
+    log_to_rank,
+    log_to_worker,
+    worker_log,
+)
 from firstlight.compat.home_folder import make_home
 from firstlight.compat.launcher_arguments import LauncherRequest, read_launcher_arguments
+from firstlight.compat.old_file import Generation, is_mindformers, read_old_file
 from firstlight.compat.run_arguments import RunRequest, read_run_arguments
 from firstlight.compat.wikitext_arguments import BEGIN, END, read_wikitext_arguments
+from firstlight.config.source import read_source
 from firstlight.data import native
 from firstlight.data.prepare import PrepareRequest
 from firstlight.data.prepare import prepare as prepare_rows
@@ -59,12 +69,14 @@ def run(
         log_to_worker(log_folder, world)
     log.set_up(rank=world.rank)
     if log_folder is not None:
+        log_as_mindformers()
         log_to_rank(world)
     if world.launcher_pid is not None:
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)
     with failures_reported(world, logs=None):
-        read = _read(read_run_arguments(words or [], home), world.size)
+        request = with_weights(read_run_arguments(words or [], home), world.size, converts=world.size == 1)
+        read = _read(request, world.size)
         read.loaded.require_rules(world_size=world.size)
         sys.exit(train_here(read, world, []))
 
@@ -80,14 +92,18 @@ def launch(
 ) -> None:
     """Start workers, as msrun_launcher.sh is told to."""
     asked = read_launcher_arguments(words or [], log_suffix=log_suffix)
-    read = _read(read_run_arguments(asked.arguments, home), asked.num_workers)
+    request = read_run_arguments(asked.arguments, home)
+    is_first = asked.node_rank == 0
+    request = with_weights(request, asked.num_workers, converts=is_first, wait_seconds=asked.join_seconds)
+    read = _read(request, asked.num_workers)
     read.loaded.require_rules(world_size=asked.num_workers)
     check_files(read.loaded.config)
     if asked.joins or in_background:
         sys.exit(_launch(asked, read, home, in_background=in_background))
     flags = ["--home", str(home), "--log-suffix", log_suffix, "--in-background"]
-    last = worker_log(asked.log_folder, asked.num_local_workers - 1)
-    code = start_in_background(["mindformers", "launch", *flags, "--", *(words or [])], asked.log_folder)
+    last = worker_log(asked.log_folder, asked.ranks[-1])
+    path = launcher_log(asked.log_folder, asked.node_rank)
+    code = start_in_background(["mindformers", "launch", *flags, "--", *(words or [])], path)
     if code == 0:
         typer.echo(f"{asked.num_local_workers} worker(s) run in the background; follow them with tail -f {last}")
     sys.exit(code)
@@ -130,7 +146,26 @@ def builders() -> None:
 
 
 def _read(request: RunRequest, world_size: int) -> Configuration:
-    return read_configuration(request.config, (), world_size, request.changes)
+    code = _own_code(request.register_path)
+    return read_configuration(request.config, _console(request), world_size, request.changes, code)
+
+
+def _console(request: RunRequest) -> list[str]:
+    """The steps are told in the form of the MindFormers that the file is written for: scripts read them."""
+    if not is_mindformers(read_source(request.config, allows_repeats=True).values):
+        return []
+    is_pynative = read_old_file(request.config, request.changes).generation is Generation.PYNATIVE
+    return [f"monitor.console={'mindformers_pynative' if is_pynative else 'mindformers'}"]
+
+
+def _own_code(folder: Path | None) -> Path | None:
+    """A folder of models for MindSpore, which is what MindFormers' lines name, has nothing to be run."""
+    from firstlight.models.registered import FILE
+
+    if folder is None or (folder / FILE).is_file():
+        return folder
+    log.get_logger().info("--register_path %s: there is no %s, and nothing else of it is run", folder, FILE)
+    return None
 
 
 def _launch(asked: LauncherRequest, read: Configuration, home: Path, *, in_background: bool) -> int:
@@ -139,9 +174,9 @@ def _launch(asked: LauncherRequest, read: Configuration, home: Path, *, in_backg
     from firstlight.launch.node import Node
 
     if not in_background:  # there, all that this process says is in that log already
-        log_to_scheduler(asked.log_folder)
-    for number in range(asked.num_local_workers):
-        worker_log(asked.log_folder, number).unlink(missing_ok=True)
+        log_to_launcher(launcher_log(asked.log_folder, asked.node_rank))
+    for rank in asked.ranks:
+        worker_log(asked.log_folder, rank).unlink(missing_ok=True)
     folder = asked.log_folder.absolute()
     arguments = ["mindformers", "run", "--home", str(home), "--log-folder", str(folder), "--", *asked.arguments]
     node = None

@@ -4,11 +4,15 @@ import json
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from firstlight.base.errors import InputError
+from firstlight.cli.configuration import RegisterPath
+
+if TYPE_CHECKING:
+    from firstlight.train.trained import TrainedRun
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's output folder.", show_default=False)]
 
@@ -43,18 +47,27 @@ def evaluate(
     tasks_folder: Annotated[Path | None, typer.Option(help="Where tasks of your own are.")] = None,
     few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before each question of a task.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many questions of a task.")] = None,
+    register_path: RegisterPath = None,
 ) -> None:
     """Print the loss of the run's newest checkpoint on its held-out sets, or its figures on tasks, and write them to
     evaluation.json or tasks.json."""
+    trained = _load(run, weights, register_path)
     if task:
-        _evaluate_tasks(run, weights, task, folder=tasks_folder, num_examples=few_shot, limit=limit)
+        _evaluate_tasks(run, trained, task, folder=tasks_folder, num_examples=few_shot, limit=limit)
     else:
-        _evaluate_held_out(run, weights, samples)
+        _evaluate_held_out(run, trained, samples)
+
+
+def _load(run: Path, weights: WeightsChoice, register_path: Path | None) -> "TrainedRun":
+    from firstlight.models.registered import register
+    from firstlight.train.trained import load_trained
+
+    return load_trained(run, weights.value, None if register_path is None else register(register_path))
 
 
 def _evaluate_tasks(
     run: Path,
-    weights: WeightsChoice,
+    trained: "TrainedRun",
     names: list[str],
     *,
     folder: Path | None,
@@ -67,21 +80,17 @@ def _evaluate_tasks(
         raise InputError(
             "tasks need the package lm_eval, which is missing: pip install 'firstlight[lm-eval]'"
         ) from None
-    from firstlight.train.trained import load_trained
-
-    trained = load_trained(run, weights.value)
     found = evaluate_tasks(trained, Tasks(names=names, folder=folder, num_examples=num_examples, limit=limit))
     for name, figures in found.items():
         typer.echo(f"step {trained.step}  {name}: " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     (run / "tasks.json").write_text(json.dumps({"step": trained.step, "tasks": found}, indent=1) + "\n")
 
 
-def _evaluate_held_out(run: Path, weights: WeightsChoice, samples: int | None) -> None:
+def _evaluate_held_out(run: Path, trained: "TrainedRun", samples: int | None) -> None:
     from firstlight.observe.console import evaluation_lines
     from firstlight.observe.record import evaluation_figures
-    from firstlight.train.trained import evaluate_trained, load_trained
+    from firstlight.train.trained import evaluate_trained
 
-    trained = load_trained(run, weights.value)
     if not trained.config.data.evaluate:
         raise InputError(f"{run}: data.evaluate is empty in its config.yaml; add a held-out set")
     figures: dict[str, float] = {}
@@ -101,14 +110,14 @@ def generate(
     top_k: Annotated[int, typer.Option(min=1, help="Choose among this many likeliest tokens.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice.")] = 0,
     weights: Weights = WeightsChoice.MODEL,
+    register_path: RegisterPath = None,
 ) -> None:
     """Print a continuation of the prompt, written by the run's newest checkpoint; also kept as sample.txt."""
-    from firstlight.train.generate import Sampling
     from firstlight.train.generate import generate as generate_text
-    from firstlight.train.trained import load_trained
+    from firstlight.train.sampling import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, seed=seed)
-    text = generate_text(load_trained(run, weights.value), prompt, sampling)
+    text = generate_text(_load(run, weights, register_path), prompt, sampling)
     typer.echo(text)
     (run / "sample.txt").write_text(text, encoding="utf-8")
 
@@ -125,9 +134,10 @@ def export(
     from firstlight.convert.huggingface import export as export_weights
     from firstlight.train.exports import exported_tokenizer
     from firstlight.train.run_folder import open_run
-    from firstlight.train.trained import require_weights
+    from firstlight.train.trained import require_code, require_weights
 
     folder, config = open_run(run)
+    require_code(folder, None)  # weights of other classes have no names there
     require_weights(run, config, weights.value)
     step = export_weights(
         config.model,

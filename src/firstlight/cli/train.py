@@ -11,7 +11,15 @@ from firstlight.base.errors import FirstlightError, InputError
 from firstlight.base.failure import failures_reported
 from firstlight.base.world import World, leave_exit_code
 from firstlight.cli.config import check_files
-from firstlight.cli.configuration import ConfigFile, Configuration, File, Overrides, chosen_file, read_configuration
+from firstlight.cli.configuration import (
+    ConfigFile,
+    Configuration,
+    File,
+    Overrides,
+    RegisterPath,
+    chosen_file,
+    read_configuration,
+)
 from firstlight.config.load import Loaded
 from firstlight.launch.parent import die_with, write_stacks_when_asked
 
@@ -43,12 +51,13 @@ Accepted = Annotated[
 ]
 
 
-def train(
+def train(  # noqa: PLR0913  (one argument for each flag of the verb)
     file: File = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     nproc_per_node: NumProcesses = None,
     accept_change: Accepted = None,
+    register_path: RegisterPath = None,
     nodes: NumNodes = 1,
     node_rank: NodeRank = None,
     master: Master = None,
@@ -64,16 +73,22 @@ def train(
         die_with(world.launcher_pid)
         write_stacks_when_asked(world)
     with failures_reported(world, logs=None):
-        read = read_configuration(chosen, overrides or (), nodes * (nproc_per_node or world.size))
+        if world.serves_store:
+            from firstlight.launch.place import use_route
+
+            use_route(world)
+        num_ranks = nodes * (nproc_per_node or world.size)
+        read = read_configuration(chosen, overrides or (), num_ranks, register_path=register_path)
         if (nproc_per_node is not None or nodes > 1) and world.size > 1:
             raise InputError(
-                "--nproc-per-node was given to a process that a launcher has started already; leave it out"
+                "--nproc-per-node was given to a process that a launcher has started already; leave it out, or use "
+                "firstlight launch nodes, one on each machine"
             )
         if nodes > 1 or (nproc_per_node or 1) > 1:
-            num_ranks = nproc_per_node or 1
-            node = _node(nodes, node_rank, master, num_ranks) if nodes > 1 else None
-            arguments = _arguments(chosen, overrides or [], accept_change or [])
-            sys.exit(launch(read.loaded, arguments, num_ranks, node))
+            here = nproc_per_node or 1
+            node = _node(nodes, node_rank, master, here) if nodes > 1 else None
+            arguments = run_arguments(chosen, overrides, accept_change, register_path)
+            sys.exit(launch(read.loaded, arguments, here, node))
         read.loaded.require_rules(world_size=world.size)
         sys.exit(train_here(read, world, accept_change or []))
 
@@ -92,10 +107,17 @@ def _node(num_nodes: int, rank: int | None, master: str | None, num_ranks: int) 
     )
 
 
-def _arguments(config: Path, overrides: list[str], accepted: list[str]) -> list[str]:
+def run_arguments(
+    config: Path,
+    overrides: list[str] | None = None,
+    accepted: list[str] | None = None,
+    register_path: Path | None = None,
+) -> list[str]:
+    """What a rank is started with."""
     arguments = ["train", "--config", str(config)]
-    for flag, values in (("--set", overrides), ("--accept-change", accepted)):
-        for value in values:
+    code = [] if register_path is None else [str(register_path)]
+    for flag, values in (("--set", overrides), ("--accept-change", accepted), ("--register-path", code)):
+        for value in values or ():
             arguments += [flag, value]
     return arguments
 
@@ -126,9 +148,11 @@ def train_here(read: Configuration, world: World, accepted: list[str]) -> int:
     if world.rank == 0:
         for note in read.notes:
             log.get_logger().warning("translated: %s", note)
+        if read.own_model is not None:
+            log.get_logger().info(read.own_model.describe())
     exit_code = FirstlightError.exit_code
     try:
-        outcome = train_rank(read.loaded.config, world, accepted, beside=read.beside)
+        outcome = train_rank(read.loaded.config, world, accepted, beside=read.beside, own_model=read.own_model)
         exit_code = outcome.exit_code
     except FirstlightError as error:
         exit_code = error.exit_code

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from firstlight.compat.facts import Facts
 from firstlight.compat.layout_section import Degrees
 from firstlight.compat.mindrecord_paths import mindrecord_sets
 from firstlight.compat.old_file import Generation
+
+_RAMP_NUMBERS = 3
 
 CountRows = Callable[[Path], int | None]
 """Rows of a MindRecord set; None where it is not there."""
@@ -50,6 +53,21 @@ def course_of(facts: Facts, degrees: Degrees, world_size: int | None, count_rows
         all_steps=every,
         per_epoch=per_epoch,
     )
+
+
+def with_ramp(facts: Facts, course: Course) -> int | dict[str, Any]:
+    """The batch of a step, with the ramp that leads to it where there is one: start, increment, samples."""
+    ramp, final = facts.value("ramp"), course.global_batch_size
+    if not ramp:
+        return final
+    if not isinstance(ramp, list) or len(ramp) != _RAMP_NUMBERS:
+        facts.refuse("ramp", "is not three numbers: where it starts, by how much it grows, over how many samples")
+        return final
+    start, increment, samples = (int(number) for number in ramp)
+    if not 0 < start < final or increment < 1 or (final - start) % increment or samples < 1:
+        facts.refuse("ramp", f"does not lead from its start to global_batch_size = {final} by its increment")
+        return final
+    return {"samples": final, "ramp": {"start": start, "increment": increment, "over": {"samples": samples}}}
 
 
 def _portions(facts: Facts, degrees: Degrees) -> int:

@@ -39,6 +39,7 @@ FAMILIES: Mapping[str, str] = {
 """By model_type, architecture or legacy class, in small letters."""
 
 LATENT = frozenset({"deepseek_v2", "deepseek_v3"})
+WITH_WINDOWS = frozenset({"mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"})
 WITH_EXPERTS = frozenset({"deepseek_v2", "deepseek_v3", "glm4_moe", "mixtral", "qwen3_moe"})
 
 Defaults = Mapping[str, Any]

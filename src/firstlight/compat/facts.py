@@ -28,6 +28,8 @@ class Facts:
     ignored: list[Written] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    registered: Mapping[str, str] = field(default_factory=dict)
+    """Families by the names, in small letters, of model classes of the user's own."""
 
     def take(self, written: Written | Unknown) -> None:
         """Sort one key in."""

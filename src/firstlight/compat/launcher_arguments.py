@@ -62,6 +62,11 @@ class LauncherRequest:
         """Machines with `num_local_workers` each."""
         return self.num_workers // self.num_local_workers
 
+    @property
+    def ranks(self) -> range:
+        """Of the workers of this node, among those of all nodes."""
+        return range(self.node_rank * self.num_local_workers, (self.node_rank + 1) * self.num_local_workers)
+
 
 def read_launcher_arguments(words: Sequence[str], *, log_suffix: str = "") -> LauncherRequest:
     """Read the words after `msrun_launcher.sh`; `log_suffix` is MF_LOG_SUFFIX. Raises InputError at the first fault."""

@@ -62,23 +62,34 @@ class Matcher:
             else:
                 yield from self._walk(source, (_CALLBACKS, str(kind)), place, callback)
 
-    def _walk(self, source: Source, path: tuple[str, ...], place: KeyPath, value: Any) -> Iterator[Written | Unknown]:
-        """`path` is the key as rows have it, `place` where it stands in the file."""
+    def _walk(
+        self,
+        source: Source,
+        path: tuple[str, ...],
+        place: KeyPath,
+        value: Any,
+        otherwise: Row | None = None,
+    ) -> Iterator[Written | Unknown]:
+        """`path` is the key as rows have it, `place` where it stands in the file; `otherwise` is the row of a section
+        for those of its keys that have none of their own."""
         key = ".".join(path)
         is_section = isinstance(value, Mapping)
-        row = self._rows.get(key + _ALL_BELOW) if is_section else None
-        row = row or (None if is_section else self._rows.get(key)) or self._rows.get(key + _ALL_BELOW)
-        if row is not None:
-            yield Written(key=key, value=value, origin=source.origin_of(place) or "", row=row)
-        elif is_section and self._has_section(key):
+        whole = self._rows.get(key + _ALL_BELOW)
+        row = whole or otherwise if is_section else self._rows.get(key) or whole or otherwise
+        if is_section and self._has_keys(key):
             for name, item in value.items():
-                yield from self._walk(source, (*path, name), (*place, name), item)
+                yield from self._walk(source, (*path, name), (*place, name), item, whole)
+        elif row is not None:
+            yield Written(key=key, value=value, origin=source.origin_of(place) or "", row=row)
         elif value is None and self._has_section(key):
             return  # an empty section
         else:
             yield Unknown(
                 message=f"{key} is not a key of MindFormers that is known{self._advice(path)}{_at(source, place)}"
             )
+
+    def _has_keys(self, key: str) -> bool:
+        return any(known.startswith(f"{key}.") and known != key + _ALL_BELOW for known in self._rows)
 
     def _has_section(self, key: str) -> bool:
         return any(known.startswith(f"{key}.") for known in self._rows)

@@ -163,8 +163,6 @@ MODEL_ROWS: Rows = (
         "qkv_concat",
         "mla_qkv_concat",
         "use_contiguous_weight_layout",
-        "use_contiguous_weight_layout_attention",
-        "use_interleaved_weight_layout_mlp",
         "input_layout",
         "sparse_mode",
         "fine_grain_interleave",
@@ -234,7 +232,25 @@ MODEL_ROWS: Rows = (
     *ignored("YaRN is chosen by position_embedding_type", "use_rope_scaling"),
     *ignored("all models here are decoders", "model_architecture", "is_encoder_decoder", "num_decoder_layers"),
     *ignored("the mean is over all tokens of the global batch", "calculate_per_token_loss"),
-    *ignored("max logits are not tracked", "track_max_attention_logit", "monitor_max_attention_logit"),
+    *converted(
+        "joins_qkv",
+        "checkpoint.mindformers_files.qkv",
+        "joined where true; also of the weights that load_checkpoint names",
+        "use_contiguous_weight_layout_attention",
+    ),
+    *converted(
+        "interleaves_gate_up",
+        "checkpoint.mindformers_files.gate_up",
+        "joined where false; also of the weights that load_checkpoint names",
+        "use_interleaved_weight_layout_mlp",
+    ),
+    *converted(
+        "tracks_logits",
+        "monitor.watches_attention_logits",
+        "where true",
+        "track_max_attention_logit",
+        "monitor_max_attention_logit",
+    ),
     *ignored("documents are kept apart by the data section", "use_eod_reset", "eod_reset"),
     *refused("linear layers have no biases", "add_bias_linear", "add_mlp_fc1_bias_linear", "add_mlp_fc2_bias_linear"),
     *refused("only RMSNorm is there", "normalization", unless=(*OFF, "RMSNorm", "FusedRMSNorm", "FusedNorm")),
@@ -286,9 +302,9 @@ MODEL_ROWS: Rows = (
     *refused("the activation is not clamped", "swiglu_limit", "activation_func_clamp_value"),
     *refused("the query-key clip is not there", "qk_clip"),
     *refused("every layer has positions", "nope_layer_interval"),
-    *refused(
-        "a window is not translated", "window_size", "window_attn_skip_freq", "sliding_window", "use_sliding_window"
-    ),
+    *converted("window", "model.attention.window.size", "positions to the left, and its own", "window_size"),
+    *converted("full_every", "model.attention.window.full_every", "a number; 1 is none", "window_attn_skip_freq"),
+    *refused("windows are written as window_size", "sliding_window", "use_sliding_window"),
     *refused("ALiBi is not there", "use_alibi_mask", "alibi"),
     *refused(
         "one standard deviation serves every matrix", "param_init_std_rules", "init_method", "output_layer_init_method"

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from firstlight.compat.defaults import FAMILIES, LATENT, Defaults, defaults_of
+from firstlight.compat.defaults import FAMILIES, LATENT, WITH_WINDOWS, Defaults, defaults_of
 from firstlight.compat.facts import Facts
 from firstlight.compat.feed_forward_section import build_feed_forward
+from firstlight.compat.loaded_path import is_own_folder
 from firstlight.compat.rope_section import build_rope
 
 Section = dict[str, Any]
@@ -19,7 +20,7 @@ def family_of(facts: Facts) -> str | None:
     families: dict[str, str] = {}
     for fact in _NAMES:
         for word in facts.words(fact):
-            known = FAMILIES.get(word.lower())
+            known = facts.registered.get(word.lower()) or FAMILIES.get(word.lower())
             if known is None:
                 usable = ", ".join(sorted(set(FAMILIES.values())))
                 facts.refuse(fact, f"is no model that is there; those are {usable}")
@@ -108,6 +109,9 @@ def _from_hub(facts: Facts) -> Section:
         return {}
     if (Path(path) / "config.json").is_file():
         return {"from_hf": path}
+    if is_own_folder(path, str(facts.value("output_folder", "./output"))):
+        facts.note("model", "a run goes on from its own folder by itself", "load_path")
+        return {}
     facts.refuse(
         "load_path",
         "is no Hugging Face folder with a config.json; make one with `firstlight convert`, name it there, or leave the "
@@ -163,4 +167,23 @@ def _grouped(facts: Facts, defaults: Defaults, family: str) -> Section:
         section["bias"] = "qkv"
     if facts.is_on("qk_norm", default=family in ("qwen3", "qwen3_moe")):
         section["qk_norm"] = "per_head"
+    window = _window(facts, family)
+    if window is not None:
+        section["window"] = window
     return section
+
+
+def _window(facts: Facts, family: str) -> Section | None:
+    """As Megatron counts: so many positions to the left, and its own; and every how many layers one sees everything."""
+    sides, every = facts.value("window"), facts.value("full_every")
+    if sides is None or list(sides) == [-1, -1]:
+        return None
+    left, right = sides
+    if family not in WITH_WINDOWS:
+        facts.refuse("window", f"is not there: a {family} model sees everything")
+    elif right > 0 or left < 0:
+        facts.refuse("window", "does not end at the position itself, as in [127, 0]")
+    elif every is not None and not isinstance(every, int):
+        facts.refuse("full_every", "is a list; a number is translated: every so manieth layer sees everything")
+    window: Section = {"kind": "sliding", "size": int(left) + 1}
+    return window if not isinstance(every, int) or every < 2 else {**window, "full_every": every}

@@ -5,8 +5,11 @@ from typing import Any
 
 from firstlight.compat.facts import Facts
 from firstlight.compat.old_file import Generation
+from firstlight.compat.watch_section import norm_limit
 
 _ADAMW = ("adamw", "fusedadamw", "fp32stateadamweightdecay", "fusedadamweightdecay", "adamweightdecay")
+_PMA = ("pmaadamw", "fusedpmaadamw")
+_WEIGHTINGS = {"ema": "ema", "sma": "mean"}
 _WITHOUT_CORRECTION = ("fp32stateadamweightdecay", "fusedadamweightdecay", "adamweightdecay")
 _NAMES: Mapping[str, str] = {
     "word_embeddings": "embedding.*",
@@ -29,7 +32,7 @@ def build_optimizer(facts: Facts, learning_rate: float, *, latent: bool) -> Sect
     section["max_grad_norm"] = _max_norm(facts)
     if kind == "muon":
         section |= _muon(facts, latent=latent)
-    elif kind in _ADAMW:
+    elif kind in (*_ADAMW, *_PMA):
         section |= {"betas": _betas(facts), "eps": facts.number("eps", 1e-8)}
         if kind in _WITHOUT_CORRECTION:
             facts.note(
@@ -39,10 +42,34 @@ def build_optimizer(facts: Facts, learning_rate: float, *, latent: bool) -> Sect
             )
     else:
         facts.refuse("optimizer", "is not there; AdamW and Muon are")
+    limit = norm_limit(facts)
+    if limit is not None:
+        section["skip_above"] = limit
     groups = _groups(facts)
     if groups:
         section["groups"] = groups
     return section
+
+
+def build_averages(facts: Facts) -> Section:
+    """PmaAdamW's."""
+    if str(facts.value("optimizer", "AdamW")).lower() not in _PMA:
+        return {}
+    weighting = _WEIGHTINGS.get(str(facts.value("pma_weighting", "ema")).lower())
+    if weighting is None:
+        facts.refuse("pma_weighting", "is neither ema nor sma")
+    elif weighting == "ema":
+        facts.note(
+            "averages",
+            "the first weights are taken as they are; MindFormers begins with zeros, which shrinks all",
+        )
+    pma = {
+        "interval_steps": max(1, facts.count("pma_interval", 1000)),
+        "count": max(1, facts.count("pma_count", 10)),
+        "weighting": weighting,
+        "alpha": facts.number("pma_alpha", 0.2),
+    }
+    return {"pma": pma}
 
 
 def _max_norm(facts: Facts) -> float | None:

@@ -1,8 +1,9 @@
 """Rows of the recipe: how long, in which portions, optimizer, learning rate, clipping."""
 
-from firstlight.compat.row import OFF, Rows, converted, ignored, refused, renamed
+from firstlight.compat.row import Rows, converted, ignored, refused, renamed
 
 _SCHEDULE = "lr_scheduler"
+_EPOCHS = "checkpoint.mindformers_files.steps_per_epoch"
 _SINK = "of MindSpore's sinking of data into the device"
 
 RUNNER_ROWS: Rows = (
@@ -20,7 +21,9 @@ RUNNER_ROWS: Rows = (
         "the run ends there (MindFormers builds the callback and does not add it)",
         "stop_step",
     ),
-    *ignored(_SINK, "sink_mode", "sink_size", "per_epoch_size", "initial_epoch"),
+    *converted("sinks", _EPOCHS, "where true, sink_size; where false, the steps of an epoch", "sink_mode"),
+    *converted("sink_size", _EPOCHS, "-1 is the steps of an epoch", "sink_size"),
+    *ignored(_SINK, "per_epoch_size", "initial_epoch"),
     *ignored("of image classifiers", "num_classes", "image_size"),
     *ignored("moved to the top level in later files", "has_trained_epoches", "has_trained_steps"),
 )
@@ -51,7 +54,7 @@ OPTIMIZER_ROWS: Rows = (
     *converted(
         "optimizer",
         "optimizer.type",
-        "AdamW and its fused and fp32-state forms are adamw, Muon is muon",
+        "AdamW and its fused and fp32-state forms are adamw, PmaAdamW with averages.pma; Muon is muon",
         "type",
     ),
     *renamed("betas", "optimizer.betas", "betas"),
@@ -89,13 +92,10 @@ OPTIMIZER_ROWS: Rows = (
         "memory_optimize",
     ),
     *refused("only decoupled weight decay is there", "amsgrad", "maximize"),
-    *refused(
-        "averaging weights into the model while it trains is not translated",
-        "fused_num",
-        "interleave_step",
-        "fused_algo",
-        "ema_alpha",
-    ),
+    *renamed("pma_count", "averages.pma.count", "fused_num"),
+    *renamed("pma_interval", "averages.pma.interval_steps", "interleave_step"),
+    *converted("pma_weighting", "averages.pma.weighting", "sma is mean", "fused_algo"),
+    *renamed("pma_alpha", "averages.pma.alpha", "ema_alpha"),
     *refused("this optimizer is not there", "clip_threshold", "decay_rate", "relative_step", "scale_lr", "warmup_init"),
 )
 
@@ -153,10 +153,7 @@ GROUPED_ROWS: Rows = (
 WRAPPER_ROWS: Rows = (
     *converted("is_clipped", "optimizer.max_grad_norm", "null where false", "use_clip_grad"),
     *renamed("max_grad_norm", "optimizer.max_grad_norm", "max_grad_norm"),
-    *ignored(
-        "bf16 and fp32 need no loss scale; a step whose gradients are not finite is skipped",
-        "scale_sense.**",
-    ),
+    *converted("loss_scale", "training.precision", "of fp16; bf16 and fp32 need none", "scale_sense.**"),
     *ignored("checks are always on: a step that is not finite is skipped", "enable_check_overflow"),
     *ignored("the step is what the layout and the batch make it", "type", "sink_size"),
     *ignored("the norm of all gradients is in the metrics", "local_norm"),
@@ -170,5 +167,10 @@ PYNATIVE_TRAINING_ROWS: Rows = (
     *converted("max_norm", "optimizer.max_grad_norm", "null where 0", "max_norm"),
     *converted("run_seed", "training.seed", "where the data has no seed of its own", "seed"),
     *renamed("deterministic", "training.deterministic", "deterministic"),
-    *refused("a batch that grows is not translated", "rampup_batch_size", unless=OFF),
+    *converted(
+        "ramp",
+        "training.global_batch_size.ramp",
+        "where it starts, by how much it grows, and over how many samples",
+        "rampup_batch_size",
+    ),
 )

@@ -1,9 +1,11 @@
 """Rows of the top level and of what surrounds a run: machine, log, profile, tokenizer, evaluation."""
 
-from firstlight.compat.row import OFF, Rows, converted, ignored, refused
+from firstlight.compat.row import OFF, Rows, converted, ignored, refused, renamed
 
 _DEVICE = "of Ascend devices and MindSpore's graphs"
-_PROFILE = "profiling is not part of the configuration"
+_PROFILE = "torch's profiler has no such choice"
+_WATCH = "monitor_config"
+_LIMIT, _LOGITS = "global_norm_spike_threshold", "max_attention_logit_format"
 _METRICS = "metrics go to the console, metrics.jsonl and TensorBoard"
 
 GENERAL_ROWS: Rows = (
@@ -28,8 +30,8 @@ GENERAL_ROWS: Rows = (
     *converted("learning_rate_scale", "optimizer.learning_rate", "where lr_scale is true", "lr_scale_factor"),
     *converted(
         "skips_by_norm",
-        "resilience",
-        "steps that are not finite are skipped; a threshold of the norm is not there",
+        "optimizer.skip_above",
+        "steps from monitor_config.global_norm_spike_threshold on",
         "use_skip_data_by_global_norm",
     ),
     *ignored("counted in steps", "eval_epoch_interval"),
@@ -44,15 +46,15 @@ GENERAL_ROWS: Rows = (
         "use_checkpoint_health_monitor",
         "health_ckpts_record_dir",
     ),
+    *converted("profiles", "monitor.profile", "torch's profiler, where true", "profile"),
+    *renamed("profile_first", "monitor.profile.first_step", "profile_start_step"),
+    *converted("profile_last", "monitor.profile.num_steps", "the last step; a hundred at most", "profile_stop_step"),
+    *converted("profile_ranks", "monitor.profile.ranks", "rank 0 where it says none", "profile_rank_ids"),
+    *renamed("profile_memory", "monitor.profile.memory", "profile_memory"),
     *ignored(
         _PROFILE,
-        "profile",
         "profile_communication",
-        "profile_memory",
         "init_start_profile",
-        "profile_start_step",
-        "profile_stop_step",
-        "profile_rank_ids",
         "profile_pipeline",
         "profile_level",
         "profiler_level",
@@ -137,6 +139,18 @@ MODEL_ARCH_ROWS: Rows = (
 LEGACY_TYPE_ROWS: Rows = converted("legacy_config", "model.family", "the model's class", "type")
 
 WATCH_ROWS: Rows = (
+    *converted("norm_limit", "optimizer.skip_above.norm", "with use_skip_data_by_global_norm", f"{_WATCH}.{_LIMIT}"),
+    *converted(
+        "norm_limit_count",
+        "resilience.max_skipped_steps",
+        "with use_skip_data_by_global_norm",
+        f"{_WATCH}.global_norm_spike_count_threshold",
+    ),
+    *converted("watches", "monitor.measure", "what it asks for, where true", f"{_WATCH}.monitor_on"),
+    *converted("gradient_norms", "monitor.measure", "layers", f"{_WATCH}.local_norm_format"),
+    *converted("optimizer_norms", "monitor.measure", "optimizer_state", f"{_WATCH}.optimizer_state_format"),
+    *converted("weight_norms", "monitor.measure", "weights", f"{_WATCH}.weight_state_format"),
+    *converted("attention_logits", "monitor.watches_attention_logits", "where it says where", f"{_WATCH}.{_LOGITS}"),
     *ignored(_METRICS, "tensorboard.**", "monitor_config.**", "metric.**", "eval_callbacks.**"),
     *converted(
         "tokenizer_file",
@@ -155,6 +169,11 @@ WATCH_ROWS: Rows = (
 PYNATIVE_WATCH_ROWS: Rows = (
     *ignored("MindFormers declares it and does not read it", "monitor.health_checkpoint.**"),
     *ignored(_METRICS, "monitor.train_state.**", "monitor.tensorboard.**", "monitor.moe_monitor.**"),
+    *converted("profiles", "monitor.profile", "torch's profiler, where true", "profiler.enable_profiling"),
+    *renamed("profile_first", "monitor.profile.first_step", "profiler.start_step"),
+    *converted("profile_last", "monitor.profile.num_steps", "the last step; a hundred at most", "profiler.end_step"),
+    *converted("profile_ranks", "monitor.profile.ranks", "rank 0 where it says none", "profiler.profiler_rank"),
+    *renamed("profile_memory", "monitor.profile.memory", "profiler.profile_memory"),
     *ignored(_PROFILE, "profiler.**"),
     *refused("LoRA and other adapters are for finetuning", "lora_config.**"),
 )

@@ -3,13 +3,14 @@
 from firstlight.compat.row import OFF, Rows, converted, ignored, refused, renamed, under
 
 _ANY_LAYOUT = "a checkpoint loads in any layout"
+_LOADED = "a Hugging Face folder, which run_mindformer.py makes of others, as firstlight convert does"
 _OWN_FOLDER = "a run goes on from its own folder by itself"
 
 LOAD_ROWS: Rows = (
     *converted(
         "load_path",
         "model.from_hf",
-        "a Hugging Face folder; other weights go through firstlight convert",
+        _LOADED,
         "load_checkpoint",
     ),
     *ignored(
@@ -37,7 +38,8 @@ _MONITOR_ROWS: Rows = (
     *converted("save_every_seconds", "checkpoint.save_every_minutes", "divided by 60", "save_checkpoint_seconds"),
     *renamed("keep_last", "checkpoint.keep_last", "keep_checkpoint_max"),
     *renamed("asynchronous", "checkpoint.asynchronous", "async_save"),
-    *ignored("checkpoints are those of Firstlight; firstlight convert writes others", "checkpoint_format", "prefix"),
+    *renamed("file_prefix", "checkpoint.mindformers_files.prefix", "prefix"),
+    *ignored("checkpoints are those of Firstlight, with the weights in .safetensors beside them", "checkpoint_format"),
     *ignored("they lie in the run's folder", "directory", "save_path"),
     *ignored(
         _ANY_LAYOUT,
@@ -144,9 +146,7 @@ PYNATIVE_CHECKPOINT_ROWS: Rows = (
     *converted(
         "save_path", "training.output_folder", "checkpoints lie in the folder checkpoints below it", "save_path"
     ),
-    *converted(
-        "load_path", "model.from_hf", "a Hugging Face folder; other weights go through firstlight convert", "load_path"
-    ),
+    *converted("load_path", "model.from_hf", _LOADED, "load_path"),
     *ignored("checkpoints are those of Firstlight; firstlight convert writes others", "prefix"),
     *ignored("the optimizer's state is always saved, and loaded with the run", "no_save_optim", "no_load_optim"),
     *ignored("MindFormers does not read it", "load_worker_number"),

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from firstlight.base.errors import InputError
-from firstlight.compat.batch import CountRows, Course, course_of
+from firstlight.compat.batch import CountRows, Course, course_of, with_ramp
 from firstlight.compat.change import Change
 from firstlight.compat.data_section import build_data, seed_of, sequence_length_of
 from firstlight.compat.defaults import defaults_of
@@ -16,12 +16,14 @@ from firstlight.compat.layout_section import Degrees, build_parallelism, degrees
 from firstlight.compat.match import Matcher, Written
 from firstlight.compat.memory_section import build_offload, build_recompute
 from firstlight.compat.model_section import build_model, family_of, num_layers
-from firstlight.compat.old_file import Generation, OldFile, read_old_file
-from firstlight.compat.optimizer_section import build_optimizer
+from firstlight.compat.old_file import OldFile, read_old_file
+from firstlight.compat.optimizer_section import build_averages, build_optimizer
+from firstlight.compat.precision_section import build_precision
 from firstlight.compat.schedule_section import build_schedule
-from firstlight.compat.state_section import build_checkpoint, build_monitor
+from firstlight.compat.state_section import build_checkpoint, layouts_of
 from firstlight.compat.table import INFERENCE_MODES, TABLE
 from firstlight.compat.translated_text import write_text
+from firstlight.compat.watch_section import build_monitor, build_resilience
 from firstlight.config.source import KeyPath
 
 
@@ -40,6 +42,8 @@ class Translation:
     """The files that it was read from, by name."""
     notes: tuple[str, ...]
     """What is done otherwise than it is written there."""
+    layouts: Mapping[str, str] = field(default_factory=dict)
+    """Of MindFormers' tensors: gate_up and qkv, where they are not as usual there."""
 
 
 def not_counted(_path: Path) -> int | None:
@@ -53,14 +57,15 @@ def translate(
     world_size: int | None = None,
     count_rows: CountRows = not_counted,
     changes: Sequence[Change] = (),
+    registered: Mapping[str, str] | None = None,
 ) -> Translation:
     """Translate the file at `path`, with `changes` laid over it, as it runs on `world_size` processes (None: as many
-    as it is written for).
+    as it is written for). `registered` are families by the names of model classes of the user's own.
 
     Raises InputError with every fault: unknown keys, contradictions, and what there is not.
     """
     old = read_old_file(path, changes)
-    facts = _facts_of(old, path)
+    facts = _facts_of(old, path, registered or {})
     values: dict[str, Any] = {}
     needed = None
     try:
@@ -79,12 +84,13 @@ def translate(
         world_size=needed,
         old_texts=old.texts,
         notes=tuple(note.text for note in facts.notes),
+        layouts=layouts_of(facts),
     )
 
 
-def _facts_of(old: OldFile, path: Path) -> Facts:
+def _facts_of(old: OldFile, path: Path, registered: Mapping[str, str]) -> Facts:
     _require_training(old, path)
-    facts = Facts(generation=old.generation)
+    facts = Facts(generation=old.generation, registered={name.lower(): family for name, family in registered.items()})
     matcher = Matcher(TABLE[old.generation])
     for written in matcher.match(old.source):
         facts.take(written)
@@ -147,10 +153,12 @@ def _sections(facts: Facts, world_size: int | None, count_rows: CountRows) -> tu
         "parallelism": parallelism,
         "optimizer": build_optimizer(facts, rate.learning_rate, latent=latent),
         "lr_scheduler": rate.schedule,
+        "averages": build_averages(facts),
         "training": _training(facts, course),
         "recompute": build_recompute(facts, stages, layers),
         "offload": build_offload(facts),
-        "checkpoint": build_checkpoint(facts),
+        "checkpoint": build_checkpoint(facts, family, course.per_epoch),
+        "resilience": build_resilience(facts),
         "monitor": build_monitor(facts),
     }
     return {name: section for name, section in sections.items() if section}, _needed(facts, degrees, world_size)
@@ -167,9 +175,9 @@ def _training(facts: Facts, course: Course) -> dict[str, Any]:
     folder = str(facts.value("output_folder", facts.value("save_path") or "./output"))
     section: dict[str, Any] = {
         "steps": course.steps,
-        "global_batch_size": course.global_batch_size,
+        "global_batch_size": with_ramp(facts, course),
         "micro_batch_size": course.micro_batch_size,
-        "precision": _precision(facts),
+        "precision": build_precision(facts),
         "seed": seed_of(facts),
         "output_folder": folder,
     }
@@ -179,29 +187,7 @@ def _training(facts: Facts, course: Course) -> dict[str, Any]:
         facts.note("training", "finetune is training that begins with other weights", "run_mode")
     if facts.is_on("evaluates"):
         facts.refuse("evaluates", "needs a set that was held out; name it with data.evaluate in the translated file")
-    if facts.is_on("skips_by_norm"):
-        facts.note("training", "no step is skipped because its gradients are large; they are clipped", "skips_by_norm")
     return section
-
-
-def _precision(facts: Facts) -> str:
-    usual = "float16" if facts.generation is Generation.LEGACY else "bfloat16"
-    written = str(facts.value("compute_dtype", usual)).lower()
-    precisions = {
-        "bfloat16": "bf16",
-        "bf16": "bf16",
-        "float32": "fp32",
-        "fp32": "fp32",
-        "float16": "bf16",
-        "fp16": "bf16",
-    }
-    if written not in precisions:
-        facts.refuse("compute_dtype", f"is not known; use {', '.join(precisions)}")
-    if written in ("float16", "fp16"):
-        facts.note("training", "float16 becomes bf16, which needs no loss scale", "compute_dtype")
-    if str(facts.value("params_dtype", "float32")).lower() not in ("float32", "fp32"):
-        facts.note("training", "parameters are kept in fp32, and matrix products run in bf16", "params_dtype")
-    return precisions.get(written, "bf16")
 
 
 def _origins(facts: Facts, values: Mapping[str, Any]) -> dict[KeyPath, str]:

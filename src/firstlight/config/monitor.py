@@ -6,10 +6,11 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from firstlight.config.alert_rule import parse_alert_rule
-from firstlight.config.section import Count, Positive, Section
+from firstlight.config.schedule import Steps
+from firstlight.config.section import Count, NotNegative, Positive, Section
 
 SinkName = Literal["console", "jsonl", "tensorboard", "wandb", "mlflow", "prometheus"]
-Measure = Literal["ranks", "weights", "updates", "optimizer_state", "layers", "device"]
+Measure = Literal["ranks", "weights", "updates", "optimizer_state", "layers", "communication", "device"]
 
 
 def _parsed(text: str) -> str:
@@ -35,6 +36,23 @@ class AlertConfig(Section):
     """A program and its arguments, started without a shell, with the alert as JSON on its standard input."""
     webhook: Annotated[str, AfterValidator(_address)] | None = None
     """A web address that the alert is posted to as JSON."""
+
+
+class SamplesConfig(Section):
+    """Texts that the model writes while it trains, into sample-STEP.txt; the report shows them."""
+
+    prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=64)] = ("",)
+    """What it goes on from; an empty one: the start of a document."""
+    every_steps: Steps = 0
+    """0: only after the last step."""
+    max_new_tokens: Count = 64
+    """Each takes a forward pass over whole sequences."""
+    temperature: NotNegative = 0.8
+    """0: always the likeliest token."""
+    top_k: Count = 50
+    """Choose among this many likeliest tokens."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of the choice."""
 
 
 class ProfileConfig(Section):
@@ -85,14 +103,16 @@ class MonitorConfig(Section):
     its PyNative mode does. What reads their logs reads these."""
     measure: tuple[Measure, ...] = ("ranks",)
     """What is measured at logged steps beside what costs nothing. ranks: step time, loss, norm and memory of each rank;
-    weights, updates, optimizer_state: their norms by group of modules; layers: gradient norms by layer; device:
-    temperature, clock and power, where torch tells them."""
+    weights, updates, optimizer_state: their norms by group of modules; layers: gradient norms by layer;
+    communication: how long ranks only wait for data of others, told by torch's profiler; device: temperature, clock
+    and power, where torch tells them."""
     watches_attention_logits: bool = False
     """Whether the largest attention logit is measured, at the price of one more product of queries and keys.
     `optimizer.qk_clip` measures it anyway."""
     peak_flops_per_second: Positive | None = None
     """Of one device, for the MFU figure; null measures this device's matrix products at the start."""
     alerts: tuple[AlertConfig, ...] = ()
+    samples: SamplesConfig | None = None
     profile: ProfileConfig | None = None
     wandb: WandbConfig = WandbConfig()
     mlflow: MlflowConfig = MlflowConfig()

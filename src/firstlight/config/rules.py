@@ -247,6 +247,16 @@ def evaluation_has_data(config: RunConfig, _world_size: int) -> Iterator[Broken]
         yield Broken(path=("data", "evaluate"), message=f"data.evaluate has two sets of the name {name}; rename one")
 
 
+def replay_is_deterministic(config: RunConfig, _world_size: int) -> Iterator[Broken]:
+    """Operations that may differ between two equal runs would be taken for faults of the machine."""
+    if config.resilience.replay_every_steps and not config.training.deterministic:
+        yield Broken(
+            path=("resilience", "replay_every_steps"),
+            message=f"resilience.replay_every_steps = {config.resilience.replay_every_steps} compares bit by bit, and "
+            "operations need not be equal to the bit; use 0, or training.deterministic = true",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     family_has_the_choices,
     mtp_needs_a_family_with_it,
@@ -264,6 +274,7 @@ RULES: tuple[Rule, ...] = (
     *CONTEXT_RULES,
     *PRECISION_RULES,
     evaluation_has_data,
+    replay_is_deterministic,
 )
 
 

@@ -9,6 +9,7 @@ from firstlight.config.context import Context, RingContext
 from firstlight.config.faults import PlantedFault
 from firstlight.config.pipeline import PipelineConfig
 from firstlight.config.precision import Fp32Precision, PrecisionChoice
+from firstlight.config.rewind import RewindConfig
 from firstlight.config.schedule import Steps
 from firstlight.config.section import AbsolutePath, Count, NotNegative, Positive, Section
 
@@ -79,6 +80,23 @@ class TrainingConfig(Section):
 AUTO: Final = "auto"
 
 
+class MindFormersFiles(Section):
+    """The weights of every save, whole, where and as MindFormers' core models have them: checkpoint/rank_0 in the run's
+    folder, with meta.json. As many are kept as `keep_last` says."""
+
+    prefix: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "CKP"
+    """How the names of files begin: PREFIX_rank_0-EPOCH_STEP.safetensors."""
+    steps_per_epoch: Count = 1
+    """Of which EPOCH and STEP are made; 1 as with MindSpore's `sink_size: 1`, where every step is an epoch."""
+    gate_up: Literal["interleaved", "joined"] = "interleaved"
+    """Gate and up rows of linear_fc1 in turn (`use_interleaved_weight_layout_mlp`), or one after the other."""
+    qkv: Literal["grouped", "joined"] = "grouped"
+    """Heads of linear_qkv by group, or queries, keys and values one after the other
+    (`use_contiguous_weight_layout_attention`)."""
+    up_to_gigabytes: Positive = 50
+    """Larger weights are not written: one rank writes them all. `firstlight convert` does, when it is asked to."""
+
+
 class CheckpointConfig(Section):
     """When the state is saved, and how many saves are kept. The last step is always saved."""
 
@@ -97,6 +115,8 @@ class CheckpointConfig(Section):
     """Save after multiples of this, and write the weights as a Hugging Face folder exports/step-N; 0: none."""
     export_dtype: Literal["fp32", "bf16"] = "fp32"
     """Data type of the weights in exports."""
+    mindformers_files: MindFormersFiles | None = None
+    """Weights for MindFormers and for scripts that look for its files; null: none."""
     copy_to: str | None = None
     """Where object storage is: a URL such as s3://bucket/folder (needs firstlight[object-storage]). Every checkpoint is
     copied there, and a run in an empty folder goes on from there; null: nowhere."""
@@ -111,7 +131,17 @@ class ResilienceConfig(Section):
     on_not_finite: Literal["skip", "stop"] = "skip"
     """A step whose gradient norm is not finite leaves the weights as they are; then go on (skip) or end the run."""
     max_skipped_steps: Count = 10
-    """Consecutive skipped steps, for whatever reason, after which the run ends."""
+    """Consecutive skipped steps, for whatever reason, after which the run rewinds, or ends if it may not."""
+    rewind: RewindConfig = RewindConfig()
+    check_replicas_every_steps: Steps = 0
+    """Compare what several ranks hold alike, byte for byte by its hash, after multiples of this; 0: never."""
+    replay_every_steps: Steps = 0
+    """Before steps that are multiples of this, every rank computes forward and backward of a micro-batch (in a pipeline
+    of its whole batch) twice and compares all layers bit by bit, and a third time when they differ; 0: never. Needs
+    training.deterministic."""
+    on_corruption: Literal["rewind", "stop"] = "rewind"
+    """When ranks hold different values of the same weights or moments: go back to a checkpoint of before the last
+    comparison that found none, within the budget of `rewind.times`, or end the run."""
     snapshot_every_steps: Steps = 0
     """Keep the state in the machine's memory (/dev/shm) after multiples of this. Two copies outlive their process, and
     a restart takes the newest before it looks on the disk; 0: none. Of several machines each has another's too."""
@@ -130,5 +160,8 @@ class ResilienceConfig(Section):
     """A node of several whose supervisor has said nothing for so long is lost, and the ranks of all nodes end."""
     node_return_seconds: Positive = 600
     """How long the others wait for a lost node, or for another machine in its place; then the run ends."""
+    slow_rank_ratio: Annotated[float, Field(gt=1)] | None = 1.5
+    """A rank that takes so many times as long as the others for its own work, fetching data and the forward passes of
+    its layers, is named in the log and in events.jsonl; null: none is."""
     inject: tuple[PlantedFault, ...] = ()
     """Faults to rehearse. Each happens once in a run."""

@@ -53,9 +53,15 @@ def named_weights(model: ModelConfig, folder: Path, step: int | None = None, key
     `key` is what signed it. Raises InputError or UnusableCheckpoint when there is none of that step, NoCheckpointError
     when none loads.
     """
+    wanted = {f"model/{name}": tensor for name, tensor in family_of(model).shapes(model).items()}
+    return saved_weights(
+        model, open_newest(folder, wanted, key) if step is None else _open_step(folder, step, wanted, key)
+    )
+
+
+def saved_weights(model: ModelConfig, saved: SavedTensors) -> NamedWeights:
+    """The model of a checkpoint that is open."""
     tensors = family_of(model).shapes(model)
-    wanted = {f"model/{name}": tensor for name, tensor in tensors.items()}
-    saved = open_newest(folder, wanted, key) if step is None else _open_step(folder, step, wanted, key)
     table = OwnNames(rows=(), num_hidden_layers=model.num_hidden_layers)
     return NamedWeights(source=RunWeights(saved, tensors), table=table)
 

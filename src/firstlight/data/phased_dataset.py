@@ -17,8 +17,8 @@ class Phased(Protocol):
     def length_at(self, number: int) -> int:
         """The sequence length of sample `number`."""
 
-    def end_at(self, number: int) -> int:
-        """The first sample after `number` of another cut: no batch goes across it."""
+    def cut_at(self, number: int) -> range:
+        """The samples of the cut that `number` is in: no batch goes across its end."""
 
 
 class PhasedDataset:
@@ -36,9 +36,10 @@ class PhasedDataset:
         """The sequence length of sample `number`."""
         return self.datasets[self._which(number)].sequence_length
 
-    def end_at(self, number: int) -> int:
-        """The first sample after `number` that another data set gives."""
-        return int(self._ends[self._which(number)])
+    def cut_at(self, number: int) -> range:
+        """The samples that the data set of `number` gives."""
+        which = self._which(number)
+        return range(self._first(which), int(self._ends[which]))
 
     def read(self, numbers: NDArray[np.int64], out: Samples, rows: NDArray[np.int64]) -> None:
         """As their data set does. All of one length. Raises IndexError."""

@@ -1,6 +1,6 @@
 """The endless question of training, answered: which samples come next, on this rank."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from firstlight.base.errors import FirstlightError
 from firstlight.base.log import get_logger
 from firstlight.config.timeline import Stretch, Timeline
+from firstlight.data.avoided import Avoided
 from firstlight.data.phased_dataset import Phased
 from firstlight.data.reader import Reader, Request, ThreadReader
 from firstlight.data.samples import Dataset, Samples
@@ -98,9 +99,10 @@ class TokenStream:
         data_size: int,
         masking: Masking = JOINED,
         reader: Reader | None = None,
+        avoided: Iterable[Sequence[int]] = (),
     ) -> None:
         """`timeline` says how large the batches are. `reader` reads `dataset`; without one it is read when a batch is
-        asked for.
+        asked for. `avoided`: (first, end) of numbers of samples that are left out from the beginning.
         """
         if not 0 <= data_rank < data_size:
             raise ValueError(f"data rank {data_rank} is not one of {data_size}")
@@ -115,7 +117,7 @@ class TokenStream:
         """Batches asked of the reader from the position on."""
         self._asked_samples = 0
         """The position behind them."""
-        self._avoided: list[tuple[int, int]] = []
+        self._avoided = Avoided(avoided)
         self._position: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[Batch]:
@@ -143,20 +145,46 @@ class TokenStream:
         of_run = OfRun(samples=size, num_micro_batches=accumulation, phase=self._stretch_at(start).phase)
         return Batch.of(reply.samples, self._masking, of_run)
 
+    @property
+    def first_ahead(self) -> int:
+        """No sample of this number or a later one is consumed."""
+        return self._avoided.ahead(self._consumed_samples, self._cut_at(self._consumed_samples))
+
     def avoid(self, samples: range, reason: str) -> None:
-        """Leave out these samples, by their numbers in the order of the data, none of which may be consumed yet."""
-        ahead = int(self._numbers(self._consumed_samples, np.zeros(1, np.int64))[0])
+        """Leave out these samples, by their numbers in the order of the data, none of which may be consumed yet.
+
+        The position may then change to an earlier one, but a range that is left out stays so. See `avoided`.
+        """
+        ahead = self.first_ahead
         if samples.step != 1 or samples.start < ahead:
             raise ValueError(f"samples {samples} cannot be avoided: the next one is {ahead}")
         get_logger().warning(f"samples {samples.start} to {samples.stop - 1} are left out: {reason}")
-        self._avoided = _joined([*self._avoided, (samples.start, samples.stop)])
+        self._avoided = self._avoided.joined([(samples.start, samples.stop)])
         self._restart()
+
+    def numbers_between(self, first: int, end: int) -> range:
+        """The smallest range with all samples at the places from `first` up to `end`, which are in one cut or end one;
+        an empty one when some of them came before."""
+        cut, last = self._cut_at(first), min(end, self._cut_at(first).stop) - 1
+        if last - cut.start >= self._avoided.num_left(cut):
+            return range(0)
+        return range(self._number(first), self._number(last) + 1)
+
+    def refusal(self, state: Mapping[str, Any]) -> str | None:
+        """Why a run that leaves out what this one does cannot go on from a saved position: it is one behind samples
+        that were not left out then."""
+        then, consumed = Avoided(state["avoided"]), state["consumed_samples"]
+        ahead = then.ahead(consumed, self._cut_at(consumed))
+        for first, end in self._avoided.ranges:
+            if first < ahead and not then.covers(first, end):
+                return f"it has seen the samples from {first} to {end - 1}, which this run leaves out"
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """The position: samples consumed by all ranks together, those left out, and what the data set remembers."""
         return {
             "consumed_samples": self._consumed_samples,
-            "avoided": [list(one) for one in self._avoided],
+            "avoided": [list(one) for one in self._avoided.ranges],
             "position": self._position,
         }
 
@@ -166,7 +194,7 @@ class TokenStream:
         if consumed < 0:
             raise FirstlightError(f"consumed_samples = {consumed} in the saved data position is not a count")
         self._consumed_samples = consumed
-        self._avoided = _joined([(first, end) for first, end in state.get("avoided", [])])
+        self._avoided = self._avoided.joined(state.get("avoided", []))
         self._position = dict(state.get("position", {}))
         self._restart()
 
@@ -179,8 +207,7 @@ class TokenStream:
         self._reader.forget()
         self._num_asked, self._asked_samples = 0, self._consumed_samples
         if self._consumed_samples:
-            last = int(self._numbers(self._consumed_samples - 1, np.zeros(1, np.int64))[0])
-            self._reader.go_to(last + 1, self._position)
+            self._reader.go_to(self._number(self._consumed_samples - 1) + 1, self._position)
 
     def _stretch_at(self, start: int) -> Stretch:
         return self._timeline.at(self._timeline.step_at_samples(start))
@@ -197,31 +224,30 @@ class TokenStream:
 
     def _last(self, start: int) -> int:
         """The number of the last sample of the batch that begins behind `start` consumed ones."""
-        return int(self._numbers(start, np.array([self._size_at(start) - 1]))[0])
+        return self._number(start + self._size_at(start) - 1)
 
     def _holds_batch(self, start: int) -> bool:
-        """Samples that were left out may have used up what there is of a sequence length."""
-        end = self._num_samples
-        if isinstance(self._dataset, Phased):
-            end = self._dataset.end_at(min(start, end - 1))
-        return self._last(start) < end
+        """Whether what there is of a sequence length has another one."""
+        return start < self._num_samples and start + self._size_at(start) <= self._cut_at(start).stop
+
+    def _cut_at(self, place: int) -> range:
+        """The samples among which the one at `place` is: those of its sequence length."""
+        if not isinstance(self._dataset, Phased):
+            return range(self._num_samples)
+        return self._dataset.cut_at(min(place, self._num_samples - 1))
+
+    def _number(self, place: int) -> int:
+        return int(self._avoided.numbers(np.array([place], np.int64), self._cut_at(place))[0])
 
     def _ask_ahead(self) -> None:
         start = self._asked_samples
         while self._num_asked < self._reader.depth and self._holds_batch(start):
             size = self._size_at(start)
-            numbers = self._numbers(start, self._rows(size))
+            numbers = self._avoided.numbers(start + self._rows(size), self._cut_at(start))
             self._reader.ask(Request(numbers=numbers, next_number=self._last(start) + 1))
             start += size
             self._num_asked += 1
         self._asked_samples = start
-
-    def _numbers(self, start: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The numbers of the samples at `start` + `offsets` among those that are not avoided."""
-        numbers = start + offsets
-        for first, end in self._avoided:
-            numbers = np.where(numbers >= first, numbers + (end - first), numbers)
-        return numbers
 
 
 def rows_of_rank(size: int, *, micro_batch_size: int, data_rank: int, data_size: int) -> NDArray[np.int64]:
@@ -229,14 +255,3 @@ def rows_of_rank(size: int, *, micro_batch_size: int, data_rank: int, data_size:
     slices = np.arange(data_rank, -(-size // micro_batch_size), data_size)[:, None]
     rows = (slices * micro_batch_size + np.arange(micro_batch_size)).ravel()
     return rows[rows < size]
-
-
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same numbers in ascending ranges that do not touch."""
-    joined: list[tuple[int, int]] = []
-    for first, end in sorted(one for one in ranges if one[1] > one[0]):
-        if joined and first <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((first, end))
-    return joined

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 
 from firstlight.base.failure import read_failures
+from firstlight.base.traces import ask_all
 from firstlight.launch.parent import TRACE_SIGNAL
 from firstlight.resilience.watchdog import Stuck
 
@@ -84,6 +85,7 @@ class Agent(LocalElasticAgent):
         """All at once where they wait, in collectives in which they hear nothing."""
         if isinstance(reason, Stuck):
             self.stuck = reason
+            ask_all(self.store_folder)
             _signal_all(context, TRACE_SIGNAL)
             time.sleep(_TRACE_SECONDS)
         elif not reason.at_once:

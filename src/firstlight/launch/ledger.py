@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ class Fault:
     round: int
     """Starts of the ranks before it."""
     kind: str
-    rank: int
+    rank: int | None
+    """None: of no rank in particular."""
     step: int
     """The step that was under way."""
     cause: str
     action: str
-    """"restart" or "stop"."""
+    """"restart", "stop", or "rewind"."""
+    traces: str = ""
+    """Where in the run's folder the stacks and collectives of the ranks are, when they were asked for them."""
     steps_lost: int | None = None
     """Steps that were done before it and were done again; None while the ranks have not come so far."""
     seconds_lost: float | None = None
@@ -35,9 +39,11 @@ class Ledger:
     """Appends to the `faults.jsonl` of a run's folder. A folder that is not there, or a full disk, loses lines only."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder = folder
         self._path = folder / EVENTS_FILE
         self._clock = clock
         self._began = clock()
+        self._began_at = time.time()
         self.faults: list[Fault] = []
         self._open: tuple[Fault, float] | None = None
 
@@ -76,14 +82,15 @@ class Ledger:
 
     def summary(self) -> str:
         """A table of all faults, and the share of time that was not lost; empty when there were none."""
-        faults = [*self.faults, *([] if self._open is None else [self._open[0]])]
+        faults = [*self.faults, *([] if self._open is None else [self._open[0]]), *self._rewinds()]
+        faults.sort(key=lambda fault: fault.time)
         if not faults:
             return ""
         elapsed = self._clock() - self._began
         lost = sum(fault.seconds_lost or 0.0 for fault in faults)
         lines = ["fault         rank   step  steps lost  seconds lost  then"]
         lines += [
-            f"{fault.kind:<12} {fault.rank:>5} {fault.step:>6} {_count(fault.steps_lost):>11} "
+            f"{fault.kind:<12} {_count(fault.rank):>5} {fault.step:>6} {_count(fault.steps_lost):>11} "
             f"{_seconds(fault.seconds_lost):>13}  {fault.action}"
             for fault in faults
         ]
@@ -92,6 +99,28 @@ class Ledger:
             f"effective training time {100 * (1 - lost / elapsed):.1f} %"
         )
         return "\n".join(lines)
+
+    def _rewinds(self) -> list[Fault]:
+        """What the first rank has written about going back, since this run was started."""
+        rewinds: list[Fault] = []
+        for line in self._lines():
+            if line.get("event") == "rewind" and line["time"] >= self._began_at:
+                facts = {"time": line["time"], "round": 0, "rank": None, "cause": line["cause"], "action": "rewind"}
+                rewinds.append(Fault(kind="bad numbers", step=line["step"], **facts))
+            elif line.get("event") == "rewound" and rewinds:
+                costs = {name: line[name] for name in ("steps_lost", "seconds_lost")}
+                rewinds[-1] = replace(rewinds[-1], **costs)
+        return rewinds
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Of the file; those that were torn are left out."""
+        if not self._path.exists():
+            return []
+        lines = []
+        for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(json.JSONDecodeError):
+                lines.append(json.loads(text))
+        return lines
 
     def _append(self, line: Mapping[str, Any]) -> None:
         try:

@@ -8,9 +8,8 @@ from datetime import timedelta
 from torch._C._distributed_c10d import TCPStore
 
 from firstlight.base.errors import InputError
+from firstlight.base.listening import listening
 
-_WAITING = 4096
-"""Connections that wait to be taken: those of all ranks may come at once."""
 _STORE_SECONDS = 600
 
 JOIN_SECONDS = 600
@@ -48,7 +47,7 @@ def listening_at(node: Node, host: str) -> socket.socket:
     """
     port = node.port if node.rank == 0 else 0
     try:
-        return _listening(host, port)
+        return listening(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(
@@ -64,9 +63,9 @@ def listening_at(node: Node, host: str) -> socket.socket:
 def open_store(host: str) -> tuple[TCPStore, str]:
     """A new store in which the ranks of one round meet, and its place. torch's own socket would listen on all
     interfaces; this one listens at `host`, on a free port, so that ranks of an earlier round do not come here."""
-    listening = _listening(host, 0)
-    place = host_and_port(listening)
-    port = listening.getsockname()[1]
+    socket_of_store = listening(host, 0)
+    place = host_and_port(socket_of_store)
+    port = socket_of_store.getsockname()[1]
     store = TCPStore(
         host,
         port,
@@ -74,25 +73,12 @@ def open_store(host: str) -> tuple[TCPStore, str]:
         is_master=True,
         timeout=timedelta(seconds=_STORE_SECONDS),
         wait_for_workers=False,
-        master_listen_fd=listening.detach(),
+        master_listen_fd=socket_of_store.detach(),
     )
     return store, place
 
 
-def host_and_port(listening: socket.socket) -> str:
+def host_and_port(listening_socket: socket.socket) -> str:
     """Where it listens."""
-    host, port = listening.getsockname()[:2]
+    host, port = listening_socket.getsockname()[:2]
     return f"{host}:{port}"
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(_WAITING)
-    except OSError:
-        listening.close()
-        raise
-    return listening

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 from firstlight.base.errors import FirstlightError
+from firstlight.base.traces import STACKS
 from firstlight.base.world import World
 
 TRACE_SIGNAL = signal.SIGUSR2
 """Has a rank write the stacks of all its threads, even while one of them holds the interpreter."""
-
-STACKS = "stacks-{}.txt"
 
 _PR_SET_PDEATHSIG = 1
 

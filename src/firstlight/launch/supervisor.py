@@ -8,6 +8,7 @@ from pathlib import Path
 from firstlight.base.errors import FirstlightError
 from firstlight.base.heartbeat import Beat, read_beats
 from firstlight.base.log import get_logger
+from firstlight.base.traces import LOGS, keep_traces
 from firstlight.config.training import ResilienceConfig
 from firstlight.launch.cause import Cause
 from firstlight.launch.ledger import Fault, Ledger
@@ -72,17 +73,19 @@ class Supervisor:
     def starts_again(self, ended: Ended) -> bool:
         """Write the failure down, and decide. A failure that ends the run leaves the last state on the disk."""
         self.note(read_beats(ended.store_folder))
-        verdict = self.judge(ended.cause, ended.noticed_at)
+        name = f"step-{self._step + 1}-{ended.cause.kind}-{int(time.time())}"
+        verdict = self.judge(ended.cause, ended.noticed_at, traces=self._keep_traces(ended.store_folder, name))
         self.say(verdict)
         if not verdict.starts_again:
             self.save()
         return verdict.starts_again
 
-    def judge(self, cause: Cause, noticed_at: float) -> Verdict:
-        """Write the failure down, and decide."""
+    def judge(self, cause: Cause, noticed_at: float, *, traces: str = "") -> Verdict:
+        """Write the failure down, and decide. `traces` is where what the ranks were at has been kept."""
         step = self._step + 1
         refusal = self._refusal(cause, step)
         told = cause.message.removeprefix("error: ")
+        where = f"\nstacks and collectives of the ranks: {self.ledger.folder / traces}" if traces else ""
         fault = Fault(
             time=time.time(),
             round=self.round,
@@ -91,12 +94,13 @@ class Supervisor:
             step=step,
             cause=told.partition("\n")[0],
             action="restart" if refusal is None else "stop",
+            traces=traces,
         )
         self.ledger.failed(fault, noticed_at)
         if refusal is None:
             self.round += 1
-            return Verdict(fault=fault, message=f"{told}\nstep {step} was under way; the ranks start again")
-        return Verdict(fault=fault, message=f"error: {told}{refusal}", exit_code=cause.exit_code)
+            return Verdict(fault=fault, message=f"{told}{where}\nstep {step} was under way; the ranks start again")
+        return Verdict(fault=fault, message=f"error: {told}{where}{refusal}", exit_code=cause.exit_code)
 
     def say(self, verdict: Verdict) -> None:
         """To the user."""
@@ -106,7 +110,8 @@ class Supervisor:
         """Go on from what another supervisor of the run has written down."""
         self._budget = RestartBudget(self.config)
         for fault in faults:
-            self._budget.refusal(Signature(kind=fault.kind, rank=fault.rank, step=fault.step))
+            if fault.rank is not None:
+                self._budget.refusal(Signature(kind=fault.kind, rank=fault.rank, step=fault.step))
         self.ledger.adopt(faults)
 
     def ended(self) -> None:
@@ -123,6 +128,11 @@ class Supervisor:
         if reason is None or self.config.max_restarts == 0:
             return None if reason is None else ""
         return f"\nthe ranks do not start again: {reason}"
+
+    def _keep_traces(self, store_folder: Path, name: str) -> str:
+        """Their place within the run's folder; nothing where the ranks have left none."""
+        place = Path(LOGS) / name
+        return str(place) if keep_traces(store_folder, self.ledger.folder / place) else ""
 
     def note(self, beats: Sequence[Beat]) -> None:
         """Remember how far the ranks are."""

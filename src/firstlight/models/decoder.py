@@ -3,10 +3,11 @@
 Shapes: b batch, s sequence, d model width, v vocabulary, m mixture layers (MTP layers included), e experts.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from firstlight.config.model import (
@@ -21,6 +22,7 @@ from firstlight.models.attention import MultiHeadLatent, build_attention, softma
 from firstlight.models.layers import FeedForward, RmsNorm
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
 from firstlight.models.places import Inputs, Places, inputs_here, places_of
+from firstlight.models.sharding import Cut
 from firstlight.ops.cross_entropy import capped, summed_cross_entropy, summed_cross_entropy_and_z
 
 
@@ -48,8 +50,13 @@ class TokenSums(NamedTuple):
     z: Tensor
 
 
-TokenLoss = Callable[[Tensor, Tensor, Tensor, Tensor], TokenSums]
-"""Of hidden states [b, s, d], head [v, d], labels and mask [b, s]."""
+class TokenLoss(Protocol):
+    """Of hidden states [b, s, d], head [v, d], labels and mask [b, s]."""
+
+    def __call__(self, hidden_bsd: Tensor, weight_vd: Tensor, labels_bs: Tensor, mask_bs: Tensor, /) -> TokenSums: ...
+
+    def scores(self, hidden_bsd: Tensor, weight_vd: Tensor, mask_bs: Tensor, /) -> Tensor:
+        """Of the next token at the n positions that the mask counts, [n, v], row by row; in fp32 at least."""
 
 
 class InputReader(Protocol):
@@ -81,6 +88,10 @@ class TokenLossHere:
             return TokenSums(*summed_cross_entropy_and_z(*given, soft_cap=self._soft_cap))
         loss = summed_cross_entropy(*given)
         return TokenSums(loss, torch.zeros_like(loss))
+
+    def scores(self, hidden_bsd: Tensor, weight_vd: Tensor, mask_bs: Tensor) -> Tensor:
+        """See TokenLoss."""
+        return capped(F.linear(hidden_bsd[mask_bs != 0], weight_vd), self._soft_cap)
 
 
 class Block(nn.Module):
@@ -140,7 +151,13 @@ class Decoder(nn.Module):
     """Embedding, blocks, final norm, head; and the MTP layers, which share embedding and head.
 
     A stage of a pipeline has a part of them. Whoever calls it passes on hidden states in the place of tokens.
+    A class of a user's own has other blocks, or more in it; see `models/registered.py`.
     """
+
+    block_type: ClassVar[type[Block]] = Block
+    """What a layer is."""
+    own_cuts: ClassVar[Mapping[str, Cut]] = {}
+    """How modules that no family has are cut over a tensor group, by the last part of their names."""
 
     def __init__(self, model: ModelConfig, stage: Stage | None = None) -> None:
         super().__init__()
@@ -150,7 +167,7 @@ class Decoder(nn.Module):
         if self.stage.is_first or (self.stage.is_last and (num_mtp_layers or model.tie_word_embeddings)):
             self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
         # By their numbers in the whole model.
-        self.layers = nn.ModuleDict({str(layer): Block(model, layer) for layer in self.stage.layers})
+        self.layers = nn.ModuleDict({str(layer): self.block_type(model, layer) for layer in self.stage.layers})
         if self.stage.is_last:
             self.output_norm = RmsNorm(model.hidden_size, model.rms_norm_eps)
             self.head = nn.Linear(model.hidden_size, model.vocab_size, bias=False)

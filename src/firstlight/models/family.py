@@ -1,12 +1,13 @@
 """The table of families."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from firstlight.base.errors import InputError
 from firstlight.config.model import ModelConfig
+from firstlight.layout.stages import Stage
 from firstlight.models.decoder import Decoder
 from firstlight.models.deepseek_v2.model import DEEPSEEK_V2
 from firstlight.models.deepseek_v3.model import DEEPSEEK_V3
@@ -37,6 +38,15 @@ FAMILIES: Mapping[str, ModelFamily] = {
         QWEN3_MOE,
     )
 }
+
+
+Builder = Callable[[ModelConfig, Stage | None], Decoder]
+"""What makes a decoder, whole or of a stage, with uninitialised parameters."""
+
+
+def build_model(config: ModelConfig, stage: Stage | None = None) -> Decoder:
+    """The decoder of the family that `config` names."""
+    return family_of(config).build(config, stage)
 
 
 def family_of(config: ModelConfig) -> ModelFamily:

@@ -12,6 +12,7 @@ from firstlight.observe.figure import COLORS, GREY, Chart, blank_figure, escaped
 from firstlight.observe.heat_maps import RANKS_AXIS, heat_maps
 from firstlight.observe.history import History, Line
 from firstlight.observe.record import (
+    EXPOSED,
     GRAD_NORM_PREFIX,
     LOSS_PREFIX,
     MAX_VIO,
@@ -25,6 +26,9 @@ from firstlight.observe.timeline import event_positions, timeline
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 _OTHER = "other"
+_PASSES = "forward_backward"
+_EXPOSED = "communication"
+"""The part of the passes in which a rank only waits for data of others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,11 +250,26 @@ def _time_split(run: History) -> dict[str, list[float]]:
     split = {name: [value or 0.0 for value in run.column(SECONDS_PREFIX + name)] for name in names}
     if not split:
         return {}
+    if run.has(EXPOSED) and _PASSES in split:
+        split = _with_exposed(split, run.column(EXPOSED))
+        names.append(_EXPOSED)
     accounted = [sum(values) for values in zip(*(split[name] for name in names if name not in PAUSES), strict=True)]
     steps = run.column("step_seconds")
     if accounted:
         split[_OTHER] = [max((step or 0.0) - spans, 0.0) for step, spans in zip(steps, accounted, strict=True)]
     return split
+
+
+def _with_exposed(split: dict[str, list[float]], column: Sequence[float | None]) -> dict[str, list[float]]:
+    """With exposed communication beside the rest of the passes that it is a part of."""
+    exposed = [min(one or 0.0, passes) for one, passes in zip(column, split[_PASSES], strict=True)]
+    found: dict[str, list[float]] = {}
+    for name, values in split.items():
+        found[name] = values
+        if name == _PASSES:
+            found[name] = [passes - part for passes, part in zip(values, exposed, strict=True)]
+            found[_EXPOSED] = exposed
+    return found
 
 
 def _span_color(name: str, index: int) -> str:

@@ -17,6 +17,9 @@ from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
 
 EVENTS_FILE = "events.jsonl"
+FAULTS_FILE = "faults.jsonl"
+"""Of the supervisor: what ended ranks before they could say so."""
+
 VERSION = 1
 
 EventKind = Literal["start", "checkpoint", "evaluation", "skip", "rewind", "fault", "alert", "profile", "stop"]
@@ -87,14 +90,43 @@ def read_events(path: Path) -> list[Event]:
 
     Raises InputError when the file cannot be read.
     """
+    found = [_parsed(line) for line in _lines(path)]
+    return [event for event in found if event is not None]
+
+
+def read_faults(path: Path) -> list[Event]:
+    """The failures in the supervisor's file, in order, as events of the step before the one that was under way.
+
+    Raises InputError when the file cannot be read.
+    """
+    found = [_fault(line) for line in _lines(path)]
+    return [event for event in found if event is not None]
+
+
+def _lines(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    found = [_parsed(line) for line in text.split("\n") if line]
-    return [event for event in found if event is not None]
+    return [line for line in text.split("\n") if line]
+
+
+def _fault(line: str) -> Event | None:
+    try:
+        values = json.loads(line)
+        if values["event"] != "fault":
+            return None
+        return Event(
+            kind="fault",
+            step=int(values["step"]) - 1,
+            text=f"{values['cause']}; then: {values['action']}",
+            facts={name: values.get(name, "") for name in ("kind", "rank", "action", "traces")},
+            time=float(values["time"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _ends_a_line(file: Any) -> bool:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from firstlight.observe.figure import GREY, Chart, blank_figure, escaped
 from firstlight.observe.history import History
-from firstlight.observe.record import EXPERT_PREFIX
+from firstlight.observe.record import EXPERT_PREFIX, EXPOSED
 
 RANKS_AXIS = "#ranks"
 """Follows the number of the run in the name of the positions of its tables of ranks."""
@@ -22,6 +22,11 @@ _RANK_FIGURES = (
         "wait_seconds",
         "Waiting by rank",
         "seconds in the sum that ends a step; the rank that waits least holds up the rest",
+    ),
+    (
+        EXPOSED,
+        "Exposed communication by rank",
+        "seconds of a step's passes in which a rank only waits for data of others",
     ),
 )
 

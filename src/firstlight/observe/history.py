@@ -9,7 +9,7 @@ from typing import Any
 
 from firstlight.base.errors import InputError
 from firstlight.config.source import read_source
-from firstlight.observe.events import EVENTS_FILE, Event, read_events
+from firstlight.observe.events import EVENTS_FILE, FAULTS_FILE, Event, read_events, read_faults
 from firstlight.observe.jsonl import METRICS_FILE, read_metrics
 from firstlight.observe.record import LOSS_PREFIX, TOKEN_LOSS, held_out_sets
 
@@ -106,9 +106,13 @@ def _read(folder: Path, name: str) -> History:
         configuration_text=_text(configuration_file),
         sample=_text(folder / SAMPLE_FILE),
         ranks=_with_tokens(_by_step(line for line in lines if line["kind"] == "ranks"), steps),
-        events=read_events(folder / EVENTS_FILE),
+        events=sorted([*read_events(folder / EVENTS_FILE), *read_faults(folder / FAULTS_FILE)], key=_when),
         samples=_samples(folder),
     )
+
+
+def _when(event: Event) -> float:
+    return event.time
 
 
 def _with_tokens(ranks: Sequence[Line], steps: Sequence[Line]) -> list[Line]:

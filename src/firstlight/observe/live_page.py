@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from firstlight.base.errors import InputError
 from firstlight.observe.charts import axes, charts
-from firstlight.observe.events import EVENTS_FILE
+from firstlight.observe.events import EVENTS_FILE, FAULTS_FILE
 from firstlight.observe.history import FACTS_FILE, SAMPLE_FILE, History, read_histories, thinned
 from firstlight.observe.jsonl import METRICS_FILE
 from firstlight.observe.legend import legend
@@ -188,7 +188,7 @@ def _answer_with(following: Following) -> type[BaseHTTPRequestHandler]:
 
 def _stamps(runs: list[Path]) -> Iterator[str]:
     for run in runs:
-        fixed = [run / name for name in (METRICS_FILE, EVENTS_FILE, FACTS_FILE, SAMPLE_FILE)]
+        fixed = [run / name for name in (METRICS_FILE, EVENTS_FILE, FAULTS_FILE, FACTS_FILE, SAMPLE_FILE)]
         for path in [*fixed, *sorted(run.glob("sample-*.txt"))]:
             try:
                 stat = path.stat()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from firstlight.observe.events import Event
 from firstlight.observe.figure import Chart
 from firstlight.observe.figures import Card
 from firstlight.observe.legend import legend
@@ -48,6 +49,7 @@ th, td { text-align: right; padding: 8px 14px; white-space: nowrap; font-variant
 th { color: var(--quiet); font-weight: 500; font-size: 13px; white-space: normal; vertical-align: bottom;
   min-width: 84px; }
 th:first-child, td:first-child { text-align: left; font-weight: 600; }
+td.words, th:last-child:nth-child(2) { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 tbody tr { border-top: 1px solid var(--edge); }
 .overflow { overflow-x: auto; margin-top: 8px; }
 .samples details { margin-top: 10px; }
@@ -204,6 +206,17 @@ def difference_table(names: Sequence[str], rows: Sequence[tuple[str, Sequence[st
     table = f"<table><thead><tr><th>Key</th>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     shown = table if rows else '<p class="note">none: the runs differ in nothing but their folders</p>'
     return f'<section class="panel"><h2>Differences in configuration</h2><div class="overflow">{shown}</div></section>'
+
+
+def fault_table(title: str, faults: Sequence[Event]) -> str:
+    """What went wrong after which step, and where in the run's folder more about it is."""
+    lines = []
+    for fault in faults:
+        traces = str(fault.facts.get("traces") or "")
+        where = f' <span class="note">stacks and collectives: {html.escape(traces)}</span>' if traces else ""
+        lines.append(f'<tr><td>{fault.step:,}</td><td class="words">{html.escape(fault.text)}{where}</td></tr>')
+    table = f"<table><thead><tr><th>After step</th><th>Fault</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<section class="panel"><h2>{html.escape(title)}</h2><div class="overflow">{table}</div></section>'
 
 
 def footer(text: str) -> str:

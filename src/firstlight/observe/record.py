@@ -11,8 +11,9 @@ A step's record (means are per step, over the steps since the last record):
     loss_scale                  by what this step's loss was multiplied for its gradients; absent where that is 1
     step_seconds                mean; without the seconds spent in evaluation and checkpoints
     tokens_per_second           over the same seconds, of all ranks together
-    seconds/<span>              mean; "data", "forward_backward", "optimizer", and the pauses "evaluate", "checkpoint"
-                                and "monitor", which is the measuring and writing of the record before
+    seconds/<span>              mean; "data", "forward_backward", "optimizer", "check" (of replicas, or a replay) where
+                                that is asked for, and the pauses "evaluate", "checkpoint" and "monitor", which is the
+                                measuring and writing of the record before
     mfu                         0 to 1; model FLOPs per second over the peak of all ranks; absent when that is unknown
     memory_bytes                peak so far: of the rank that has held most, or of the first if ranks are not measured
     eta_seconds                 steps left at the present step_seconds, without evaluations and checkpoints to come
@@ -24,6 +25,9 @@ A step's record (means are per step, over the steps since the last record):
     grad_norm/<group>           of a group of modules ("attention", "experts", ...), before clipping, of this step
     weight_norm/<group>, update_norm/<group>, layer_grad_norm/<n>, optimizer_norm/<moment>   with `monitor.measure`
     pipeline_bubble             0 to 1; the share of this step in which stages did not compute; absent without stages
+    exposed_communication_seconds       of this step's forward and backward pass, mean of the ranks: data is under way
+                                between ranks and the device computes nothing; a part of seconds/forward_backward;
+                                absent with one rank, and unless it is measured
     device/<what>               "celsius", "megahertz", "watts", "load"; with `monitor.measure`, where torch tells
     elapsed_seconds             since this process opened the recorder, everything included
     time                        unix time, seconds
@@ -42,6 +46,7 @@ A table of ranks, by name a list with a number for each rank:
     loss                        of the next token, over the rank's own samples; none on a stage without the last layer
     grad_norm                   of the part of the gradient that the rank holds
     wait_seconds                in the collective that ends a step's backward pass: least where the others wait for
+    exposed_communication_seconds   as above, of the rank itself
     idle_share                  of this step's way through the pipeline; only with stages
 """
 
@@ -57,6 +62,7 @@ RankTable = Mapping[str, Sequence[float]]
 PAUSES = ("evaluate", "checkpoint", "monitor")
 """Spans in which training stands still; they are no part of `step_seconds`."""
 
+EXPOSED = "exposed_communication_seconds"
 MAX_VIO = "expert_load/max_vio"
 MAX_LOGIT = "attention_logits/max"
 EVALUATE_PREFIX = "evaluate/"

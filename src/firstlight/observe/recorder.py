@@ -43,6 +43,9 @@ class Measures(Protocol):
     def expect(self) -> None:
         """The step that begins now will be recorded."""
 
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """Watches what is done inside of a step that will be recorded."""
+
     def take(self, own: Mapping[str, float]) -> Taken:
         """Measure after a step. `own` are this rank's figures, of the same names on every rank. A collective."""
 
@@ -144,15 +147,28 @@ class Recorder:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Count the seconds spent inside under `name`."""
-        started = self._clock()
-        profile = self._instruments.profile
+        """Count the seconds spent inside under `name`; what it takes to watch closely, under "monitor"."""
+        opened, inside, window = self._clock(), 0.0, self._window
         try:
-            with profile.span(name) if profile is not None else nullcontext():
-                yield
+            with self._watched(name):
+                started = self._clock()
+                try:
+                    yield
+                finally:
+                    inside = self._clock() - started
         finally:
-            seconds = self._window.seconds
-            seconds[name] = seconds.get(name, 0.0) + self._clock() - started
+            watching = self._clock() - opened - inside
+            for part, seconds in ((name, inside), ("monitor", watching)):
+                window.seconds[part] = window.seconds.get(part, 0.0) + seconds
+
+    @contextmanager
+    def _watched(self, name: str) -> Iterator[None]:
+        profile, measures = self._instruments.profile, self._instruments.measures
+        with (
+            profile.span(name) if profile is not None else nullcontext(),
+            measures.span(name) if measures is not None else nullcontext(),
+        ):
+            yield
 
     def record(self, report: Report) -> None:
         """Take the facts of a step or of an evaluation."""
@@ -182,10 +198,10 @@ class Recorder:
 
     def _announce(self, step: int) -> None:
         """Tell those who must know before a step that it begins."""
-        if self._instruments.measures is not None and self._is_due(step):
-            self._instruments.measures.expect()
         if self._instruments.profile is not None:
             self._instruments.profile.before_step(step)
+        if self._instruments.measures is not None and self._is_due(step):
+            self._instruments.measures.expect()
 
     def _write_step(self, report: StepReport) -> None:
         now = self._clock()

@@ -42,6 +42,9 @@ def rest(histories: Sequence[History]) -> str:
         blocks.append(page.difference_table([run.name for run in histories], differences(histories)))
     for run in histories:
         suffix = "" if len(histories) == 1 else f", {run.name}"
+        faults = [event for event in run.events if event.kind == "fault"]
+        if faults:
+            blocks.append(page.fault_table(f"Faults{suffix}", faults))
         if run.samples:
             blocks.append(page.samples(f"Samples{suffix}", run.samples))
         if run.sample:
@@ -74,5 +77,12 @@ def _versions(runs: Sequence[History]) -> list[str]:
         versions = run.facts.get("versions")
         if isinstance(versions, dict):
             text = ", ".join(f"{name} {version}" for name, version in versions.items())
-            lines.setdefault(text, run.name)
+            lines.setdefault(text + _code(run.facts.get("git")), run.name)
     return [page.footer(text if len(lines) == 1 else f"{name}: {text}") for text, name in lines.items()]
+
+
+def _code(git: object) -> str:
+    """Of which commit the code was, where that is known."""
+    if not isinstance(git, dict):
+        return ""
+    return f", code of commit {str(git.get('commit'))[:12]}" + (", changed since" if git.get("is_dirty") else "")

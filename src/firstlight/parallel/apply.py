@@ -19,7 +19,7 @@ from firstlight.layout.parameters import sharded_dim
 from firstlight.layout.stages import Stage
 from firstlight.models.attention import GroupedQuery, MultiHeadLatent
 from firstlight.models.decoder import Decoder
-from firstlight.models.family import family_of, units_of
+from firstlight.models.family import Builder, build_model, units_of
 from firstlight.models.initialization import initial_slice
 from firstlight.models.moe import MixtureOfExperts
 from firstlight.models.router import TopKRouter
@@ -69,13 +69,14 @@ def build_parallel(
     device: torch.device,
     seed: int,
     arithmetic: Arithmetic = AS_KEPT,
+    build: Builder = build_model,
 ) -> LaidOut:
     """The model of `config`, laid out over the ranks and initialised from `seed`; of a pipeline the `stages` here.
 
     Parameters of another type than the one in which they are kept are FSDP's matter, also on one rank: it needs a
     process group then.
     """
-    model = lay_out(config, layout, keeping, stages=stages, device=device, arithmetic=arithmetic)
+    model = lay_out(config, layout, keeping, stages=stages, device=device, arithmetic=arithmetic, build=build)
     for stage in model.stages:
         stage.allocate(device)
         _initialise(stage, std=config.initializer_range, seed=seed)
@@ -90,6 +91,7 @@ def lay_out(
     stages: Sequence[Stage] = (),
     device: torch.device,
     arithmetic: Arithmetic = AS_KEPT,
+    build: Builder = build_model,
 ) -> LaidOut:
     """The same before it has memory: its parameters are on the meta device, in the shapes that this rank will hold."""
     is_sharded = layout.world_size > 1 or arithmetic.parameter_dtype is not None
@@ -97,7 +99,9 @@ def lay_out(
     store = WeightGradients() if keeping.splits_backward else None
     decoders = []
     for stage in stages or (None,):
-        model = _built(config, stage, store, arithmetic.fp8)
+        with torch.device("meta"):
+            model = build(config, stage)
+        _replace_products(model, store, arithmetic.fp8)
         _transform(model, meshes, keeping)
         if meshes is not None:
             policy = MixedPrecisionPolicy(
@@ -111,15 +115,12 @@ def lay_out(
     return LaidOut(stages=decoders, pipeline_group=group, weight_gradients=store)
 
 
-def _built(config: ModelConfig, stage: Stage | None, store: WeightGradients | None, fp8: Fp8Recipe | None) -> Decoder:
-    """1. built without memory, 2. products in 8 bits, or that leave the gradients of weights for later, or both."""
-    with torch.device("meta"):
-        model = family_of(config).build(config, stage)
+def _replace_products(model: Decoder, store: WeightGradients | None, fp8: Fp8Recipe | None) -> None:
+    """2. products in 8 bits, or that leave the gradients of weights for later, or both; 1. was to build it."""
     if store is not None:
         defer_weight_gradients(model, store)
     if fp8 is not None:
         use_fp8(model, fp8, store)
-    return model
 
 
 def _transform(model: Decoder, meshes: Meshes | None, keeping: Keeping) -> None:

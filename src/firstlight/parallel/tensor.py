@@ -77,10 +77,16 @@ class VocabularyParallelLoss:
         z_t = (log_sum_t + largest_t).square()
         return TokenSums(torch.where(counts_t, log_sum_t - target_t, 0.0).sum(), torch.where(counts_t, z_t, 0.0).sum())
 
+    def scores(self, hidden_bsd: Tensor, weight_vd: Tensor, mask_bs: Tensor) -> Tensor:
+        """See TokenLoss. Every rank of the group has them whole."""
+        whole_bsd = gathered(hidden_bsd, self._mesh).to_local()
+        part_nv = capped(F.linear(whole_bsd[mask_bs != 0], local_part(weight_vd)), self._soft_cap)
+        return DTensor.from_local(part_nv, self._mesh, [Shard(1)]).full_tensor()
+
 
 def apply_tensor_parallel(model: Decoder, mesh: DeviceMesh) -> None:
     """Cut `model` over the one axis of `mesh`. Routed experts are the expert axis's matter."""
-    table = cuts(model.config)
+    table = {**cuts(model.config), **model.own_cuts}
     plan = {
         name: _style(cut)
         for name, module in model.named_modules()

@@ -1,6 +1,6 @@
 """RunConfig to Parts and TrainState: the only place of the room that names concrete classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +9,7 @@ from firstlight.base.heartbeat import Heart
 from firstlight.base.log import get_logger
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.data import HeldOutBlend
+from firstlight.config.monitor import SamplesConfig
 from firstlight.config.phase_rules import final_batches
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.precision import Fp16Precision
@@ -17,6 +18,7 @@ from firstlight.config.scheduled_numbers import learning_rate_of
 from firstlight.config.schema import RunConfig
 from firstlight.config.timeline import attentions_of, sequence_lengths, timeline_of
 from firstlight.convert.hub_weights import read_weights
+from firstlight.data.avoided import Ranges
 from firstlight.data.checked_dataset import CheckedDataset
 from firstlight.data.cut import PhaseNeeds
 from firstlight.data.metadata import bytes_per_token
@@ -27,10 +29,12 @@ from firstlight.data.stream import Masking, TokenStream
 from firstlight.data.tokenizer import check_vocabulary, end_of_document_id, load_tokenizer
 from firstlight.data.worker import Assignment
 from firstlight.data.worker_reader import WorkerReader
-from firstlight.layout.counts import count_parameters, flops_per_token
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.models.balancing import BiasBalancing
+from firstlight.models.decoder import Decoder
+from firstlight.models.family import build_model
+from firstlight.observe.samples import write_samples
 from firstlight.optim.averages import Averages
 from firstlight.optim.loss_scale import DynamicLossScale, LossScale, NoLossScale
 from firstlight.optim.optimizer import Optimizer, Progress, Surroundings
@@ -56,13 +60,17 @@ from firstlight.parallel.group import sum_over_ranks
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.resilience.guard import Guard
+from firstlight.train.avoided_samples import read_avoided
 from firstlight.train.checkpointers import checkpointers
-from firstlight.train.evaluate import EvaluationPlan, Evaluator, HeldOutSet, Portion
+from firstlight.train.evaluate import Evaluation, EvaluationPlan, Evaluations, Evaluator, HeldOutSet, Portion
+from firstlight.train.guarding import checks_of, faults_of, pace_of
 from firstlight.train.loop import Parts
 from firstlight.train.place import Place
-from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.recording import measures_of, recorder_of, update_watch
+from firstlight.train.rewinds import Rewinds
 from firstlight.train.run_folder import DATA
+from firstlight.train.samples import SamplePlan, SampleWriter, Tokens, Writing, prompt_tokens
+from firstlight.train.sampling import Sampling
 from firstlight.train.state import TrainState
 from firstlight.train.stop_requests import stop_requests
 
@@ -76,6 +84,8 @@ class Inputs:
     train_fingerprint: str
     held_out: list[HeldOutSet]
     masking: Masking
+    prompts: list[Tokens]
+    """Of `monitor.samples`."""
 
 
 def open_inputs(config: RunConfig) -> Inputs:
@@ -91,6 +101,7 @@ def open_inputs(config: RunConfig) -> Inputs:
         needs=needs,
         train_fingerprint=train.fingerprint,
         held_out=open_held_out_sets(config),
+        prompts=prompt_tokens(config),
         masking=Masking(end_of_document=end_of_document, separates_documents=config.data.train.documents == "separate"),
     )
 
@@ -158,6 +169,8 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         place.peers,
         stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step),
     )
+    known = read_avoided(place.folder.avoided_samples, place.folder.identity, place.peers)
+    guard.num_rewinds = known.num_rewinds
     watch = update_watch(config, model.stages)
     around = replace(
         _surroundings(config, layout, place, now),
@@ -169,7 +182,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     state = TrainState(
         stages=model.stages,
         optimizer=Optimizer(parameter_names(*model.stages), config.optimizer, around),
-        data=_stream(config, inputs, layout, place.world.rank),
+        data=_stream(config, inputs, layout, place.world.rank, known.ranges),
         data_fingerprint=inputs.train_fingerprint,
         guard=guard,
         averages=averages,
@@ -178,20 +191,19 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     )
     measures = measures_of(config, place, layout, work.sums.last, optimizer=state.optimizer, watch=watch)
     kept = checkpointers(config, place, layout)
+    heart = Heart(place.world.store_folder, rank=place.world.rank)
     parts = Parts(
         engine=engine,
         checkpointer=kept.on_disk,
         snapshots=kept.in_memory,
-        heart=Heart(place.world.store_folder, rank=place.world.rank),
-        faults=PlantedFaults(
-            config.resilience.inject,
-            list(parameter_names(*model.stages).values()),
-            rank=place.world.rank,
-            marks=place.folder.planted_faults,
-        ),
+        heart=heart,
+        faults=faults_of(config, place, model),
         guard=guard,
+        checks=checks_of(config, layout, place, engine, model),
+        pace=pace_of(config, layout, place, model),
+        rewinds=Rewinds(config.resilience.rewind, timeline_of(config), place, kept),
         recorder=recorder_of(config, place, measures),
-        evaluator=Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place)),
+        evaluator=_evaluations(config, inputs, place, engine=engine, stages=model.stages, heart=heart),
     )
     return parts, state
 
@@ -207,6 +219,7 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
         device=place.device,
         seed=config.training.seed,
         arithmetic=arithmetic,
+        build=build_model if place.own_model is None else place.own_model.build,
     )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")
@@ -284,18 +297,6 @@ def _in_turn(*acts: Callable[[], None]) -> Callable[[], None]:
     return act
 
 
-def run_facts(config: RunConfig, place: Place) -> dict[str, object]:
-    """What `run.json` says beside versions."""
-    counts = count_parameters(config.model)
-    return {
-        "parameters": counts.total,
-        "activated_parameters": counts.activated,
-        "flops_per_token": flops_per_token(config.model, config.data.train.sequence_length),
-        "world_size": place.world.size,
-        "device": place.device.type,
-    }
-
-
 def stages_of_rank(config: RunConfig, layout: Layout, rank: int) -> list[Stage]:
     """The stages of the pipeline that `rank` has."""
     pipeline = config.parallelism.pipeline
@@ -309,7 +310,7 @@ def _now(config: RunConfig, progress: Progress) -> Now:
     return lambda number: number_at(number, timeline)(progress.updates)
 
 
-def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> TokenStream:
+def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int, avoided: Ranges) -> TokenStream:
     return TokenStream(
         inputs.train,
         timeline=timeline_of(config),
@@ -318,6 +319,7 @@ def _stream(config: RunConfig, inputs: Inputs, layout: Layout, rank: int) -> Tok
         data_size=layout.data_size,
         masking=inputs.masking,
         reader=_reader(config, inputs),
+        avoided=avoided,
     )
 
 
@@ -326,6 +328,20 @@ def _reader(config: RunConfig, inputs: Inputs) -> Reader:
     if loader.workers:
         return WorkerReader(Assignment(config=config.data, needs=inputs.needs), loader.workers)
     return ThreadReader(inputs.train, loader.prefetch)
+
+
+def _evaluations(
+    config: RunConfig, inputs: Inputs, place: Place, *, engine: Engine, stages: list[Decoder], heart: Heart
+) -> Evaluations:
+    """What the model is asked for between steps: its held-out loss, and texts."""
+    layout = Layout.of(config.parallelism, place.world.size)
+    parts: list[Evaluation] = [
+        Evaluator(engine, inputs.held_out, _evaluation_plan(config, layout), _portion(layout, place))
+    ]
+    if config.monitor.samples is not None:
+        plan = _sample_plan(config, config.monitor.samples, layout, inputs.prompts)
+        parts.append(SampleWriter(engine, stages, plan, _writing(layout, place, heart)))
+    return Evaluations(parts)
 
 
 def _portion(layout: Layout, place: Place) -> Portion:
@@ -349,3 +365,31 @@ def _evaluation_batch(config: RunConfig, layout: Layout) -> int:
     """Sequences that a rank evaluates at once: one micro-batch, or as many as fill the pipeline in training."""
     training = config.training
     return training.micro_batch_size if layout.pp == 1 else final_batches(config)[0] // layout.data_size
+
+
+def _sample_plan(config: RunConfig, samples: SamplesConfig, layout: Layout, prompts: list[Tokens]) -> SamplePlan:
+    path = config.data.tokenizer
+    return SamplePlan(
+        every_steps=samples.every_steps,
+        sampling=Sampling(**samples.model_dump(exclude={"prompts", "every_steps"})),
+        prompts=prompts,
+        end=end_of_document_id(load_tokenizer(path), path),
+        rows=len(prompts) if layout.pp == 1 else _evaluation_batch(config, layout),
+        timeline=timeline_of(config),
+    )
+
+
+def _writing(layout: Layout, place: Place, heart: Heart) -> Writing:
+    """Of the ranks that read the same rows, and have the same head, the first ones tell what comes next."""
+    rank, folder = place.world.rank, place.folder
+
+    def keep(step: int, texts: Sequence[Tokens]) -> None:
+        tokenizer = load_tokenizer(folder.tokenizer)
+        write_samples(folder.path, step, [tokenizer.decode(text, skip_special_tokens=True) for text in texts])
+
+    return Writing(
+        peers=place.peers,
+        tells=layout.data_rank(rank) == 0 and layout.coordinates(rank)["tp"] == 0,
+        keep=keep if rank == 0 else lambda _step, _texts: None,
+        phase=heart.phase,
+    )

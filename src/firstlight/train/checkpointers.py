@@ -7,13 +7,14 @@ from firstlight.base.errors import InputError
 from firstlight.checkpoint.checkpointer import AfterSave, Checkpointer, Role
 from firstlight.checkpoint.key import read_key
 from firstlight.checkpoint.memory import MemoryDisk, snapshot_folder
-from firstlight.checkpoint.object_store import StoredCopies, open_store
+from firstlight.checkpoint.object_store import ObjectStore, StoredCopies, open_store, remove_after
 from firstlight.checkpoint.peer_copies import PeerCopies
 from firstlight.config.schema import RunConfig
 from firstlight.config.training import CheckpointConfig
 from firstlight.layout.mesh import Layout
 from firstlight.parallel.carrier import RankCarrier
 from firstlight.train.exports import PeriodicExport
+from firstlight.train.mindformers_files import WrittenMindFormersFiles
 from firstlight.train.place import Place
 from firstlight.train.recording import CheckpointEvents
 
@@ -24,10 +25,22 @@ class Checkpointers:
 
     on_disk: Checkpointer
     in_memory: Checkpointer | None
+    stored: ObjectStore | None
+    """Where the first rank puts copies."""
+
+    def remove_after(self, step: int) -> None:
+        """Remove what was saved of later steps, wherever it lies: the run has gone back."""
+        for one in (self.on_disk, self.in_memory):
+            if one is not None:
+                one.remove_after(step)
+        if self.stored is not None:
+            remove_after(self.stored, step)
 
 
 def checkpointers(config: RunConfig, place: Place, layout: Layout) -> Checkpointers:
     """Those of this rank. Raises InputError where there is no memory for snapshots."""
+    copy_to = config.checkpoint.copy_to
+    stored = open_store(copy_to) if copy_to is not None and place.world.rank == 0 else None
     role = Role(writes_whole_tensors=layout.is_first_of_stage(place.world.rank), is_ours=place.lock.is_held)
     on_disk = Checkpointer(
         place.folder.checkpoints,
@@ -35,14 +48,14 @@ def checkpointers(config: RunConfig, place: Place, layout: Layout) -> Checkpoint
         place.peers,
         configuration=config.model_dump(mode="json"),
         role=role,
-        after_save=_after_save(config, place),
+        after_save=_after_save(config, place, stored),
     )
     memory = _memory(config, place)
     if memory is None:
-        return Checkpointers(on_disk=on_disk, in_memory=None)
+        return Checkpointers(on_disk=on_disk, in_memory=None, stored=stored)
     copies = _copies(config, place)
     on_disk.look_first_in(memory, copies)
-    return Checkpointers(on_disk=on_disk, in_memory=_snapshots(config, place, memory, role, copies))
+    return Checkpointers(on_disk=on_disk, in_memory=_snapshots(config, place, memory, role, copies), stored=stored)
 
 
 def _memory(config: RunConfig, place: Place) -> Path | None:
@@ -84,11 +97,13 @@ def _snapshots(config: RunConfig, place: Place, memory: Path, role: Role, copies
     )
 
 
-def _after_save(config: RunConfig, place: Place) -> list[AfterSave]:
+def _after_save(config: RunConfig, place: Place, stored: ObjectStore | None) -> list[AfterSave]:
     """What is done with every published checkpoint."""
     acts: list[AfterSave] = [CheckpointEvents(place.events)]
-    if config.checkpoint.copy_to is not None:
-        acts.append(StoredCopies(open_store(config.checkpoint.copy_to), config.checkpoint))
+    if stored is not None:
+        acts.append(StoredCopies(stored, config.checkpoint))
     if config.checkpoint.export_every_steps:
         acts.append(PeriodicExport(config, place.folder))
+    if config.checkpoint.mindformers_files is not None and place.own_model is None:
+        acts.append(WrittenMindFormersFiles(config.checkpoint.mindformers_files, config, place.folder))
     return acts

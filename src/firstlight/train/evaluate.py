@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -49,6 +50,31 @@ class Portion:
     peers: Peers
     data_rank: int = 0
     data_size: int = 1
+
+
+class Evaluation(Protocol):
+    """Something that the model is asked for after some steps. Both calls are the same on every rank."""
+
+    def due(self, step: int) -> bool:
+        """Whether to ask after `step`."""
+
+    def run(self, step: int) -> list[EvalReport]:
+        """Ask, and report. Collective."""
+
+
+class Evaluations:
+    """Several of them, each when it is due."""
+
+    def __init__(self, parts: Sequence[Evaluation]) -> None:
+        self._parts = parts
+
+    def due(self, step: int) -> bool:
+        """Whether one of them is due after `step`."""
+        return any(part.due(step) for part in self._parts)
+
+    def run(self, step: int) -> list[EvalReport]:
+        """The reports of those that are due. Collective."""
+        return [report for part in self._parts if part.due(step) for report in part.run(step)]
 
 
 class Evaluator:

@@ -1,24 +1,12 @@
 """Text that a trained model writes: token by token, from the distribution that it predicts."""
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
 from firstlight.base.errors import InputError
 from firstlight.data.tokenizer import end_of_document_id, load_tokenizer
 from firstlight.models.decoder import Decoder
+from firstlight.train.sampling import Sampling, choose
 from firstlight.train.trained import TrainedRun
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen: `temperature` 0 takes the likeliest; `top_k` leaves the k likeliest to chance."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.8
-    top_k: int = 50
-    seed: int = 0
 
 
 def generate(run: TrainedRun, prompt: str, sampling: Sampling) -> str:
@@ -45,16 +33,9 @@ def _continue(model: Decoder, tokens: list[int], context: int, *, end: int, samp
     for _ in range(sampling.max_new_tokens):
         window = torch.tensor([tokens[-context:]], device=device)
         logits_v = model.logits(window)[0, -1].float().cpu()
-        token = _choose(logits_v, sampling, generator)
+        scores, ids = logits_v.topk(min(sampling.num_choices, logits_v.shape[0]))
+        token = choose(scores, ids, sampling, generator)
         if token == end:
             break
         tokens.append(token)
     return tokens
-
-
-def _choose(logits_v: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    if sampling.temperature == 0:
-        return int(logits_v.argmax())
-    values, indices = logits_v.topk(min(sampling.top_k, logits_v.shape[0]))
-    probabilities = (values / sampling.temperature).softmax(-1)
-    return int(indices[torch.multinomial(probabilities, 1, generator=generator)])

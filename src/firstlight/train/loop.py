@@ -1,18 +1,22 @@
 """The loop. It knows an engine, a checkpointer, a guard and a recorder, and nothing of what is behind them."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from firstlight.base.heartbeat import Heart
-from firstlight.base.report import StepReport
+from firstlight.base.report import Corruption, StepReport
 from firstlight.checkpoint.checkpointer import Checkpointer
+from firstlight.data.stream import Batch
 from firstlight.observe.recorder import Recorder
 from firstlight.parallel.engine import Engine
 from firstlight.resilience.guard import Guard
-from firstlight.resilience.verdict import Stop
-from firstlight.train.evaluate import Evaluator
+from firstlight.resilience.verdict import Proceed, Rewind, Stop, Verdict
+from firstlight.train.checks import Checks
+from firstlight.train.evaluate import Evaluation
+from firstlight.train.pace import Pace
 from firstlight.train.planted_faults import PlantedFaults
+from firstlight.train.rewinds import Rewinds
 from firstlight.train.state import TrainState
 
 
@@ -24,9 +28,12 @@ class Parts:
     checkpointer: Checkpointer
     guard: Guard
     recorder: Recorder
-    evaluator: Evaluator
+    evaluator: Evaluation
     heart: Heart
     faults: PlantedFaults
+    checks: Checks
+    pace: Pace
+    rewinds: Rewinds
     snapshots: Checkpointer | None = None
     """Saves in memory; None: there are none."""
 
@@ -42,37 +49,59 @@ class Outcome:
 
 
 def run(parts: Parts, state: TrainState) -> Outcome:
-    """Take optimizer steps until all are done or the guard stops the run. The last state is always saved."""
-    outcome = None
-    with parts.guard.armed(), ExitStack() as opened:
+    """Take optimizer steps until all are done or the guard stops the run. The last state is saved, unless it
+    cannot be trusted."""
+    with parts.guard.armed():
         first_step = parts.checkpointer.restore(state) or 0
-        opened.enter_context(parts.recorder.open(state.step, samples=state.samples, tokens=state.tokens))
-        opened.enter_context(parts.heart.beating(state.step))
+        with parts.heart.beating(state.step):
+            verdict = _run_steps(parts, state)
+            while isinstance(verdict, Rewind):
+                with parts.heart.phase("rewind", is_steady=False):
+                    refused = parts.rewinds.take(verdict, state)
+                if refused is not None:
+                    _save_last(parts, state, refused)
+                verdict = refused or _run_steps(parts, state)
+    if isinstance(verdict, Stop):
+        return Outcome(first_step=first_step, step=state.step, reason=verdict.reason, exit_code=verdict.exit_code)
+    return Outcome(first_step=first_step, step=state.step, reason="all steps are done")
+
+
+def _run_steps(parts: Parts, state: TrainState) -> Verdict:
+    """Until all steps are done or the guard has something against another one; what it has against it."""
+    verdict: Verdict = Proceed()
+    with parts.recorder.open(state.step, samples=state.samples, tokens=state.tokens):
+        parts.checks.began(state)
         evaluate_if_due(parts, state)
-        while not state.finished() and outcome is None:
+        while not state.finished() and isinstance(verdict, Proceed):
             report = train_step(parts, state)
             parts.recorder.record(report)
             parts.heart.stepped(state.step)
+            parts.rewinds.stepped(state.step)
             verdict = parts.guard.judge(report)
             # A request to stop that comes with the last step has nothing left to stop.
-            if isinstance(verdict, Stop) and not (verdict.is_request and state.finished()):
-                outcome = Outcome(
-                    first_step=first_step, step=state.step, reason=verdict.reason, exit_code=verdict.exit_code
-                )
-            else:
+            if isinstance(verdict, Stop) and verdict.is_request and state.finished():
+                verdict = Proceed()
+            if isinstance(verdict, Proceed):
                 evaluate_if_due(parts, state)
-            keep(parts, state, is_last=outcome is not None or state.finished())
-        with _phase(parts, "checkpoint", is_steady=False):
-            parts.checkpointer.finish()
-    return outcome or Outcome(first_step=first_step, step=state.step, reason="all steps are done")
+                keep(parts, state)
+        if not isinstance(verdict, Rewind):
+            _save_last(parts, state, verdict)
+    return verdict
 
 
-def keep(parts: Parts, state: TrainState, *, is_last: bool) -> None:
-    """Save the state on the disk, in memory, or not, as is due; the last one always on the disk."""
-    if is_last or parts.checkpointer.due(state.step):
+def _save_last(parts: Parts, state: TrainState, verdict: Proceed | Stop) -> None:
+    with _phase(parts, "checkpoint", is_steady=False):
+        if isinstance(verdict, Proceed) or verdict.is_state_sound:
+            parts.checkpointer.save(state)
+        parts.checkpointer.finish()
+
+
+def keep(parts: Parts, state: TrainState) -> None:
+    """Save the state on the disk, in memory, or not, as is due."""
+    if parts.checkpointer.due(state.step):
         with _phase(parts, "checkpoint", is_steady=False):  # it may wait for the save before it
             parts.checkpointer.save(state)
-    if parts.snapshots is not None and not is_last and parts.snapshots.due(state.step):
+    if parts.snapshots is not None and not state.finished() and parts.snapshots.due(state.step):
         with _phase(parts, "snapshot"):
             parts.snapshots.save(state)
 
@@ -91,15 +120,18 @@ def evaluate_if_due(parts: Parts, state: TrainState) -> None:
 def train_step(parts: Parts, state: TrainState) -> StepReport:
     """One optimizer step: fetch, forward and backward, update."""
     step = state.step + 1
-    with _phase(parts, "data"):
+    with _phase(parts, "data"), parts.pace.fetching():
         parts.faults.before_step(step)
         batch = next(state.data)
+    replay_if_due(parts, step, batch)
     with _phase(parts, "forward_backward"):
         loss = parts.engine.forward_backward(batch)
+        parts.pace.computed(step)
     learning_rate = state.optimizer.learning_rate
     parts.faults.before_update(step)
     with _phase(parts, "optimizer"):
         update = state.optimizer.step()
+    corruption = check_if_due(parts, step, state)
     state.advance(batch, sequence_length=batch.tokens.shape[1])
     return StepReport(
         step=state.step,
@@ -110,7 +142,24 @@ def train_step(parts: Parts, state: TrainState) -> StepReport:
         tokens=state.tokens,
         global_batch_size=batch.samples,
         sequence_length=batch.tokens.shape[1],
+        phase=batch.phase,
+        corruption=corruption,
     )
+
+
+def replay_if_due(parts: Parts, step: int, batch: Batch) -> None:
+    """Compute rows of a step twice before it, where that is asked for."""
+    if parts.checks.due_before(step):
+        with _phase(parts, "check"):
+            parts.checks.before_step(step, batch)
+
+
+def check_if_due(parts: Parts, step: int, state: TrainState) -> Corruption | None:
+    """What is wrong with the numbers after the update of step `step`, where that is looked at."""
+    if not parts.checks.due_after(step):
+        return None
+    with _phase(parts, "check"):
+        return parts.checks.after_update(step, state)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ nothing: the optimizer has computed the parts already.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +19,9 @@ from firstlight.config.monitor import Measure
 from firstlight.config.optimizer import ADAMW_MOMENTS, MUON_MOMENTS
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import max_violation
+from firstlight.observe.record import EXPOSED
 from firstlight.observe.recorder import Taken
+from firstlight.observe.traffic import Traffic
 from firstlight.parallel.last_step import LastStep
 from firstlight.train.module_groups import GROUPS, group_of, layer_of
 
@@ -47,6 +50,7 @@ class Measured:
     last: LastStep
     health: Callable[[], Mapping[str, float]]
     """Of the device."""
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 @dataclass
@@ -84,10 +88,17 @@ class StepMeasures:
         self._watch = watch
         self._layout = layout
         self._peers = peers
+        self._has_traffic = "communication" in kinds and peers.size > 1
 
     def expect(self) -> None:
         """The step that begins now will be measured."""
         self._watch.is_expected = True
+        self._measured.traffic.forget()
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """Watches the traffic of a forward and backward pass that will be measured."""
+        is_watched = self._has_traffic and self._watch.is_expected and name == "forward_backward"
+        return self._measured.traffic.watched() if is_watched else nullcontext()
 
     @torch.no_grad()
     def take(self, own: Mapping[str, float]) -> Taken:
@@ -97,16 +108,20 @@ class StepMeasures:
         rank_figures = self._of_rank(own, squares) if "ranks" in self._kinds else {}
         size = self._peers.size
         slots = {name: _slot(value, self._peers.rank, size) for name, value in rank_figures.items()}
-        flat = [*squares.values(), busy, whole, *(value for slot in slots.values() for value in slot)]
+        exposed = self._measured.traffic.seconds()
+        traffic = [0.0, 0.0] if exposed is None else [exposed, 1.0]
+        flat = [*squares.values(), busy, whole, *traffic, *(value for slot in slots.values() for value in slot)]
         summed = iter(self._peers.sum(flat))
         norms = {name: math.sqrt(next(summed)) for name in squares}
-        busy, whole = next(summed), next(summed)
+        busy, whole, exposed, num_watched = (next(summed) for _ in range(4))
         ranks = {name: [next(summed) for _ in range(size)] for name in slots}
         self._watch.is_expected, self._watch.before = False, {}
         figures = {name: norm for name, norm in norms.items() if norm != 0}
         figures |= self._expert_figures() | _rank_summary(ranks)
         if whole:
             figures["pipeline_bubble"] = 1 - busy / whole
+        if num_watched:
+            figures[EXPOSED] = exposed / num_watched
         if "device" in self._kinds:
             figures |= {f"device/{name}": value for name, value in self._measured.health().items()}
         return Taken(figures=figures, ranks={name: [_given(one) for one in each] for name, each in ranks.items()})
@@ -164,6 +179,9 @@ class StepMeasures:
         figures["loss"] = self._own_loss()
         figures["grad_norm"] = math.sqrt(own_squares)
         figures["wait_seconds"] = self._measured.last.wait_seconds()
+        if self._has_traffic:
+            exposed = self._measured.traffic.seconds()
+            figures[EXPOSED] = math.nan if exposed is None else exposed
         busy, whole = self._busy()
         if self._layout.pp > 1:
             figures["idle_share"] = 1 - busy / whole if whole else math.nan

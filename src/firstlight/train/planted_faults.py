@@ -3,13 +3,15 @@
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from firstlight.base.log import get_logger
 from firstlight.config.faults import FaultKind, PlantedFault
@@ -23,19 +25,33 @@ _HIGH_EXPONENT_BIT = 30
 class PlantedFaults:
     """The faults of this rank, each of which happens once in the run: `marks` remembers."""
 
-    def __init__(self, faults: Sequence[PlantedFault], parameters: Sequence[Tensor], *, rank: int, marks: Path) -> None:
-        """`parameters` are this rank's."""
+    def __init__(
+        self,
+        faults: Sequence[PlantedFault],
+        parameters: Sequence[Tensor],
+        *,
+        layer: nn.Module,
+        rank: int,
+        marks: Path,
+    ) -> None:
+        """`parameters` are this rank's, `layer` is one of its layers."""
         self._marks = marks
         self._parameters = parameters
+        self._layer = layer
+        self._miscomputing: RemovableHandle | None = None
         self._mine = {number: fault for number, fault in enumerate(faults) if fault.rank == rank}
 
     def before_step(self, step: int) -> None:
         """What happens to the process in this step."""
         for fault in self._due(step, _OF_PROCESS):
             _OF_PROCESS[fault.kind](fault)
+        for fault in self._due(step, _TIMES):
+            self._miscomputing = self._layer.register_forward_hook(_Miscompute(_TIMES[fault.kind]))
 
     def before_update(self, step: int) -> None:
         """What happens to gradients, or to a weight, in this step."""
+        if self._miscomputing is not None:
+            self._miscomputing.remove()
         for fault in self._due(step, _OF_NUMBERS):
             _OF_NUMBERS[fault.kind](self._parameters)
 
@@ -100,6 +116,26 @@ def _flip_bit(parameters: Sequence[Tensor]) -> None:
     blocks = (local_part(parameter.detach()) for parameter in parameters if parameter.dtype == torch.float32)
     first = next(block for block in blocks if block.numel())
     first.view(-1)[:1].view(torch.int32).bitwise_xor_(1 << _HIGH_EXPONENT_BIT)
+
+
+_TIMES: Mapping[FaultKind, int] = {"miscompute": 1, "keep_miscomputing": sys.maxsize}
+
+
+class _Miscompute:
+    """A hook that makes the first number of what a layer gives wrong, so many times, each time otherwise."""
+
+    def __init__(self, times: int) -> None:
+        self._left = times
+        self._done = 0
+
+    def __call__(self, _module: nn.Module, _arguments: object, output: Any) -> Any:
+        if self._left == self._done:
+            return output
+        self._done += 1
+        first, *others = output if isinstance(output, tuple) else (output,)
+        wrong = torch.zeros_like(first)
+        wrong.view(-1)[0] = 0.5 * self._done
+        return (first + wrong, *others) if isinstance(output, tuple) else first + wrong
 
 
 def _gradients(parameters: Sequence[Tensor]) -> Iterator[Tensor]:

@@ -11,11 +11,11 @@ from typing import Any
 
 from firstlight.base.errors import InputError
 from firstlight.base.log import get_logger
+from firstlight.base.traces import LOGS
 from firstlight.checkpoint.files import replace_durably
 from firstlight.config.load import dump, load
 from firstlight.config.schema import RunConfig
 from firstlight.data.tokenizer import OTHER_LIBRARIES, load_tokenizer, tokenizer_file
-from firstlight.train.start_checks import versions
 
 _FREE_SECTIONS = ("parallelism", "recompute", "offload", "checkpoint", "resilience", "monitor")
 """Sections that may change when a run goes on: they say how it is computed and watched, not what."""
@@ -34,7 +34,7 @@ _FREE_KEYS = (
 )
 """Likewise; the training data is held to its fingerprint in the checkpoint, wherever its files lie."""
 
-TOKENIZER, DATA = "tokenizer", "data"
+TOKENIZER, DATA, REGISTERED = "tokenizer", "data", "registered_model"
 """Names of changes that no key of the configuration shows: contents, by their SHA-256."""
 
 
@@ -77,18 +77,33 @@ class RunFolder:
         return self.path / "exports"
 
     @property
+    def mindformers_files(self) -> Path:
+        """Weights where MindFormers has them."""
+        return self.path / "checkpoint" / "rank_0"
+
+    @property
     def facts(self) -> Path:
         return self.path / "run.json"
 
     @property
     def logs(self) -> Path:
         """Traces of ranks that failed."""
-        return self.path / "logs"
+        return self.path / LOGS
 
     @property
     def stop_request(self) -> Path:
         """A file that asks the run to save and stop, however it came there."""
         return self.path / "stop"
+
+    @property
+    def avoided_samples(self) -> Path:
+        """Samples that the run leaves out, each range with the rewind that it comes from."""
+        return self.path / "avoided-samples.jsonl"
+
+    @property
+    def faults(self) -> Path:
+        """What went wrong and what it cost; the supervisor adds to it too."""
+        return self.path / "faults.jsonl"
 
     @property
     def planted_faults(self) -> Path:
@@ -113,15 +128,20 @@ class RunFolder:
     def accepted_changes(self) -> Path:
         return self.path / "accepted-changes.jsonl"
 
-    def claim(self, config: RunConfig, accepted: Collection[str] = ()) -> None:
+    def claim(self, config: RunConfig, accepted: Collection[str] = (), *, code: str | None = None) -> None:
         """Make the folder this run's own: create it, or check that it holds an earlier part of the same run.
 
+        `code` is the digest of a model class of the user's own.
         A difference is let pass, and recorded, when its key or a section that it is in is among `accepted`.
         Raises InputError when it belongs to another run, or holds something else. The first rank calls it.
         """
         differences: list[Difference] = []
         if self.configuration.exists():
-            differences = [*_differences(load(self.configuration).config, config), *self._tokenizer_difference(config)]
+            differences = [
+                *_differences(load(self.configuration).config, config),
+                *self._tokenizer_difference(config),
+                *self._code_difference(code),
+            ]
             refused = [one for one in differences if not one.is_in(accepted)]
             if refused:
                 lines = "\n".join(f"  {one}" for one in refused)
@@ -166,6 +186,18 @@ class RunFolder:
             if there != here:
                 yield Difference(name=TOKENIZER, there=there, here=here)
 
+    @property
+    def registered_code(self) -> str | None:
+        """The digest of the model class that the run was trained with; None where it was the family's."""
+        facts = json.loads(self.facts.read_text()) if self.facts.exists() else {}
+        digest: str | None = facts.get(REGISTERED, {}).get("sha256")
+        return digest
+
+    def _code_difference(self, code: str | None) -> "Iterator[Difference]":
+        if self.facts.exists() and self.registered_code != code:
+            there, here = (one and one[:16] for one in (self.registered_code, code))
+            yield Difference(name=REGISTERED, there=there, here=here)
+
     def _write(self, path: Path, text: str) -> None:
         try:
             replace_durably(path, text.encode())
@@ -174,16 +206,23 @@ class RunFolder:
 
     def _foreign_files(self) -> bool:
         """Whether something lies here that neither a run has left, be it one that was killed while it claimed the
-        folder, nor a launcher that keeps its logs here."""
+        folder, nor a launcher that keeps its logs here, nor a list of samples to leave out."""
         if not self.path.is_dir():
             return False
-        ours = (self.configuration.name, self.logs.name, "lock-", "faults.jsonl", "job-token")
+        ours = (
+            self.configuration.name,
+            self.logs.name,
+            "lock-",
+            "job-token",
+            self.faults.name,
+            self.avoided_samples.name,
+            "converted-weights",
+        )
         return any(not entry.name.startswith(ours) and not _holds_logs(entry) for entry in self.path.iterdir())
 
     def record_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write `run.json`: what the run is made of, and the versions that it runs on."""
-        text = json.dumps({**facts, "versions": versions()}, indent=1)
-        self._write(self.facts, text)
+        """Write `run.json`: what the run is made of, and what it runs on."""
+        self._write(self.facts, json.dumps(facts, indent=1) + "\n")
 
 
 def _holds_logs(entry: Path) -> bool:

@@ -23,13 +23,14 @@ def versions() -> dict[str, str]:
     return named | {package: version(package) for package in PACKAGES}
 
 
-def what_ranks_share(config: RunConfig, data_fingerprint: str) -> dict[str, str]:
-    """Texts by name that are to be the same on all ranks."""
+def what_ranks_share(config: RunConfig, data_fingerprint: str, own_code: str = "") -> dict[str, str]:
+    """Texts by name that are to be the same on all ranks. `own_code` is the digest of a model class of the user's."""
     return {
         "the configuration": dump(config),
         "the training data": data_fingerprint,
         "the versions of Python or its packages": str(versions()),
         "the code of firstlight": _digest_of_code(),
+        "the registered model class": own_code,
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from firstlight.base.errors import InputError
+from firstlight.checkpoint.retention import BAD_SINCE
 from firstlight.data.stream import Batch, TokenStream
 from firstlight.models.decoder import Decoder
 from firstlight.optim.averages import Averages
@@ -69,7 +70,12 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "data": {**self.data.state_dict(), "fingerprint": self.data_fingerprint},
             "guard": self.guard.state_dict(),
+            BAD_SINCE: self.guard.bad_since,
         }
+
+    def refusal(self, state: Mapping[str, Any]) -> str | None:
+        """Why the run does not go on from a saved state: it has trained on samples that are left out."""
+        return self.data.refusal(state["data"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` gave. Raises InputError when it was trained on other data."""

@@ -15,26 +15,33 @@ from firstlight.config.precision import parameter_type
 from firstlight.config.schema import RunConfig
 from firstlight.layout.experts import ExpertGroups
 from firstlight.layout.mesh import Layout
+from firstlight.models.registered import Registered
 from firstlight.observe.events import EVENTS_FILE, EventLog
 from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
 from firstlight.resilience.agreement import require_same
-from firstlight.train.assemble import assemble, open_inputs, run_facts
+from firstlight.train.assemble import assemble, open_inputs
 from firstlight.train.loop import Outcome, Parts, run
 from firstlight.train.place import Place
+from firstlight.train.run_facts import run_facts
 from firstlight.train.run_folder import RunFolder
 from firstlight.train.start_checks import require_space, what_ranks_share
 from firstlight.train.state import TrainState
 
 
 def train(
-    config: RunConfig, world: World, accepted: Collection[str] = (), *, beside: Mapping[str, str] | None = None
+    config: RunConfig,
+    world: World,
+    accepted: Collection[str] = (),
+    *,
+    beside: Mapping[str, str] | None = None,
+    own_model: Registered | None = None,
 ) -> Outcome:
     """Train as one of the ranks of `world`, from where the output folder's checkpoints left off.
 
     `accepted` names changes to the inputs of an earlier part of the run that are let pass and recorded; `beside` are
-    texts by the names of files, to be kept beside the configuration.
+    texts by the names of files, to be kept beside the configuration; `own_model` is a model class of the user's own.
 
     Raises InputError for unusable input, NoCheckpointError when there are checkpoints and none loads,
     FolderInUseError when another process trains there.
@@ -54,6 +61,7 @@ def train(
             folder=folder,
             lock=lock,
             accepted=frozenset(accepted),
+            own_model=own_model,
             events=EventLog(folder.path / EVENTS_FILE if world.rank == 0 else None),
         )
         return _train_together(config, place, beside or {})
@@ -62,9 +70,10 @@ def train(
 def _train_together(config: RunConfig, place: Place, beside: Mapping[str, str]) -> Outcome:
     """A function of its own, so that model and optimizer are gone before the ranks part."""
     inputs = together(place.peers, lambda: open_inputs(config))
-    facts = what_ranks_share(config, inputs.train_fingerprint)
+    code = "" if place.own_model is None else place.own_model.sha256
+    facts = what_ranks_share(config, inputs.train_fingerprint, code)
     together(place.peers, lambda: require_same(place.peers, facts))
-    together(place.peers, lambda: _claim(place, config, beside))
+    together(place.peers, lambda: _claim(place, config, inputs.train_fingerprint, beside))
     _show_layout(config, place)
     parts, state = assemble(config, inputs, place)
     with closing(state.data):
@@ -94,14 +103,14 @@ def _show_layout(config: RunConfig, place: Place) -> None:
     get_logger().info("%s, precision %s; %s", place.device.type, ", ".join(filter(None, shown)), "\n".join(lines))
 
 
-def _claim(place: Place, config: RunConfig, beside: Mapping[str, str]) -> None:
+def _claim(place: Place, config: RunConfig, data_fingerprint: str, beside: Mapping[str, str]) -> None:
     """The first rank makes the output folder this run's own."""
     if place.world.rank == 0:
         place.lock.acquire()
-        place.folder.claim(config, place.accepted)
+        place.folder.claim(config, place.accepted, code=None if place.own_model is None else place.own_model.sha256)
         place.folder.keep(beside)
         require_space(config, place.folder.path)
-        place.folder.record_facts(run_facts(config, place))
+        place.folder.record_facts(run_facts(config, place, data_fingerprint))
         if config.checkpoint.copy_to is not None:
             store, key = open_store(config.checkpoint.copy_to), read_key(config.checkpoint.key_file)
             fetch_newer(store, place.folder.checkpoints, key)

@@ -16,7 +16,8 @@ from firstlight.config.timeline import model_after, timeline_of
 from firstlight.layout.mesh import Layout
 from firstlight.models.balancing import BiasBalancing
 from firstlight.models.decoder import Decoder
-from firstlight.models.family import family_of
+from firstlight.models.family import build_model
+from firstlight.models.registered import Registered
 from firstlight.parallel.apply import LaidOut, routers
 from firstlight.parallel.device import pick_device
 from firstlight.train.assemble import build_engine, held_out_blends, held_out_masking, open_held_out_sets, work_of
@@ -40,20 +41,31 @@ class TrainedRun:
         return timeline_of(self.config).at(max(0, self.step - 1)).sequence_length
 
 
-def load_trained(path: Path, weights: Weights = "model") -> TrainedRun:
-    """Load the model of the run in `path`. Raises InputError when it is no run or has no such weights,
-    NoCheckpointError without a checkpoint."""
+def load_trained(path: Path, weights: Weights = "model", own_model: Registered | None = None) -> TrainedRun:
+    """Load the model of the run in `path`. Raises InputError when it is no run, has no such weights, or was trained
+    with another model class than `own_model`, NoCheckpointError without a checkpoint."""
     folder, config = open_run(path)
+    require_code(folder, None if own_model is None else own_model.sha256)
     require_weights(path, config, weights)
     device = pick_device(0, local_size=1)
     with torch.device("meta"):
-        model = family_of(config.model).build(config.model)
+        model = (build_model if own_model is None else own_model.build)(config.model, None)
     model.allocate(device)
     tensors = model_tensors(model, weights=weights)
     manifest = load_newest(folder.checkpoints, tensors, read_key(config.checkpoint.key_file))
     get_logger().info("%s: the model after step %d of %d", path, manifest.step, config.training.steps)
     model.attend_as(model_after(config, manifest.step).attention)
     return TrainedRun(folder=folder, config=config, model=model.eval(), step=manifest.step)
+
+
+def require_code(folder: RunFolder, code: str | None) -> None:
+    """Raise InputError when the run was trained with another model class than the one of this digest; None is the
+    family's."""
+    there = folder.registered_code
+    if there != code:
+        what = "the family's own model" if there is None else f"a model class of the user's own (sha256 {there})"
+        how = "leave --register-path out" if there is None else "name the folder with its code with --register-path"
+        raise InputError(f"{folder.path} was trained with {what}; {how}")
 
 
 def require_weights(path: Path, config: RunConfig, weights: Weights) -> None:

@@ -44,6 +44,9 @@ class LaidOut:
     def state_dict(self) -> dict[str, Any]:
         return self.values
 
+    def refusal(self, _state: Mapping[str, Any], /) -> str | None:
+        return None
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.values, self.step = dict(state), state["step"]
 

@@ -22,6 +22,7 @@ class State:
     def __init__(self, step: int, *, width: int = 3) -> None:
         self.step = step
         self._width = width
+        self.refused: set[int] = set()
         self.values: dict[str, Any] = {"step": step, "samples": 4 * step, "words": "ünï", "nested": {"list": [1, 2.5]}}
         source = torch.Generator().manual_seed(step)
         self.live = {
@@ -41,6 +42,9 @@ class State:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.values = dict(state)
         self.step = state["step"]
+
+    def refusal(self, state: Mapping[str, Any], /) -> str | None:
+        return f"step {state['step']} is not wanted" if state["step"] in self.refused else None
 
 
 def blank(*, width: int = 3) -> State:

@@ -1,6 +1,7 @@
 """MindFormers' commands in the folder that `mindformers-home` makes, run as they are written."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,36 @@ from tests.runs import TinyRun, environment, make_tiny_run, wait_until
 from tests.unit.cli.command import Answer, ask
 from tests.unit.cli.test_translate import OLD_YAML
 from tests.unit.launch.test_node import free_port
+from tests.unit.models.test_registered import EXAMPLE
 
 pytestmark = pytest.mark.slow
 
 ORDER = "run_mindformer.py --register_path research/deepseek3 --config old.yaml"
 SMALL = "--output_dir out --train_dataset.data_loader.config.data_path [1,../data/tiny_text_document]"
+WEIGHED = """\
+run_mode: train
+use_legacy: False
+use_parallel: False
+model:
+  model_config:
+    architectures: [WeighedForCausalLM]
+    vocab_size: 300
+    hidden_size: 32
+    num_layers: 2
+    num_heads: 4
+    intermediate_size: 64
+    seq_length: 32
+    compute_dtype: float32
+train_dataset:
+  data_loader:
+    type: BlendedMegatronDatasetDataLoader
+    sizes: [6, 0, 0]
+    config: {seq_length: 32, data_path: [1, data/a]}
+processor: {tokenizer: {tokenizer_file: tokenizer.json}}
+runner_config: {epochs: 1, batch_size: 2}
+optimizer: {type: AdamW}
+lr_schedule: {type: ConstantWarmUpLR, learning_rate: 1.e-3, warmup_steps: 1}
+"""
 TEXT = " = Heading = \n\n a b c , d \n\n e f @-@ g . h i j k l m n o p q r s t u v w x y z \n\n"
 
 
@@ -91,13 +117,25 @@ def test_one_worker_trains_and_leaves_its_log(home: Path) -> None:
     code, said = finished(home, "bash", "scripts/msrun_launcher.sh", order, "1", "8118", "out/msrun_log", "True", "60")
     assert code == 0, said
     log = (home / "out/msrun_log/worker_0.log").read_text()
-    assert "step 3/3  loss" in log
+    assert "step:[    3/    3], loss: " in log
     assert (home / "out/msrun_log/scheduler.log").is_file()
     info = (home / "output/log/rank_0/info.log").read_text()
-    assert "step 3/3  loss" in info
+    assert "step:[    3/    3], loss: " in info
     assert "[INFO] " in info
     assert (home / "output/log/rank_0/error.log").read_text() == ""
     assert (home / "out/checkpoints/step-00000003").is_dir()
+
+
+def test_a_registered_class_trains_by_its_own_name(home: Path) -> None:
+    shutil.copytree(EXAMPLE, home / "own", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    (home / "weighed.yaml").write_text(WEIGHED)
+    words = f"--config weighed.yaml --output_dir weighed {SMALL.partition(' ')[2].partition(' ')[2]}"
+    code, said = finished(home, "python", "run_mindformer.py", *words.split())
+    assert (code, "WeighedForCausalLM" in said) == (2, True), said
+    code, said = finished(home, "python", "run_mindformer.py", *words.split(), "--register_path", "own")
+    assert code == 0, said
+    assert "model class WeighedDecoder for the family llama, run from " in said
+    assert "step:[    3/    3], loss: " in said
 
 
 def test_workers_in_the_background_outlive_the_launcher(home: Path) -> None:
@@ -107,7 +145,7 @@ def test_workers_in_the_background_outlive_the_launcher(home: Path) -> None:
     assert "follow them with tail -f logs/worker_1.log" in said
     log = home / "logs/worker_0.log"
     wait_until(lambda: log.is_file() and "done: steps 1 to 3" in log.read_text(), timeout=120)
-    assert "step 3/3  loss" in (home / "logs/worker_1.log").read_text()
+    assert "step:[    3/    3], loss: " in (home / "logs/worker_1.log").read_text()
 
 
 @pytest.mark.slow
@@ -119,8 +157,8 @@ def test_two_nodes_train_together(home: Path) -> None:
     said = [process.communicate(timeout=150) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "all 2 nodes are there; this is node 1" in said[1][1]
-    assert "step 3/3  loss" in (home / "logs_0/worker_0.log").read_text()
-    assert (home / "logs_1/worker_0.log").is_file()
+    assert "step:[    3/    3], loss: " in (home / "logs_0/worker_0.log").read_text()
+    assert (home / "logs_1/worker_1.log").is_file()
 
 
 @pytest.mark.parametrize(
@@ -138,6 +176,17 @@ def test_what_is_wrong_is_said_before_anything_starts(home: Path, words: list[st
     answer = launched(home, *words)
     assert answer.exit_code == 2
     assert message in answer.message
+
+
+def test_two_nodes_of_one_rank_end_all_of_them(home: Path) -> None:
+    order = f"{ORDER} {SMALL} --output_dir twice --use_parallel True --parallel_config.data_parallel 3 --batch_size 1"
+    place = ["127.0.0.1", str(free_port())]
+    words = [["3", "1", *place, rank, f"twice_{number}", "True", "60"] for number, rank in enumerate(("0", "1", "1"))]
+    processes = [start(home, "bash", "scripts/msrun_launcher.sh", order, *one) for one in words]
+    said = [process.communicate(timeout=150)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2, 2]
+    assert all("two nodes have NODE_RANK = 1; give each its own, from 0 to 2" in one for one in said)
+    assert not (home / "twice").exists()
 
 
 def test_a_dead_master_ends_the_node(home: Path) -> None:

@@ -394,23 +394,6 @@ def test_groups_of_learning_rates(tmp_path: Path) -> None:
     ]
 
 
-def test_saving(tmp_path: Path) -> None:
-    assert section(tmp_path, "checkpoint", LEGACY) == {"save_every_steps": 50, "keep_last": 2, "asynchronous": False}
-    assert section(tmp_path, "checkpoint", CORE) == {"save_every_steps": 0}
-    text = PYNATIVE + "checkpoint: {save_path: out, save_max: 3, save_interleaved_steps: 20, async_save: True}\n"
-    assert section(tmp_path, "checkpoint", text, 8) == {"save_every_steps": 20, "keep_last": 3, "asynchronous": True}
-    assert section(tmp_path, "training", text, 8)["output_folder"] == "out"
-
-
-def test_weights_to_begin_with_are_a_hugging_face_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    text = CORE + f"load_checkpoint: {folder}\n"
-    assert "make one with `firstlight convert`" in faults(tmp_path, text)[0]
-    (folder / "config.json").write_text("{}")
-    assert translated(tmp_path, text).values["model"]["from_hf"] == str(folder)
-
-
 @pytest.mark.parametrize("theta", [10000.0, 500000.0])
 @pytest.mark.parametrize("width", [8, 64, 128])
 def test_the_length_that_a_note_gives_for_the_scale_alone_leaves_the_rotation_plain(theta: float, width: int) -> None:

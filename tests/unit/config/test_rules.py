@@ -504,6 +504,12 @@ CASES = (
         overrides=(SECOND_SET,),
         line="data.evaluate has two sets of the name one; rename one",
     ),
+    Case(
+        rule=rules.replay_is_deterministic,
+        overrides=("resilience.replay_every_steps=5",),
+        line="resilience.replay_every_steps = 5 compares bit by bit, and operations need not be equal to the bit; "
+        "use 0, or training.deterministic = true",
+    ),
 )
 
 

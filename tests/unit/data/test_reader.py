@@ -12,6 +12,7 @@ import pytest
 from firstlight.base.errors import FirstlightError
 from firstlight.config.data import DataConfig
 from firstlight.config.timeline import Timeline
+from firstlight.data.avoided import Ranges
 from firstlight.data.cut import PhaseNeeds
 from firstlight.data.open import TrainingNeeds, open_training_data
 from firstlight.data.reader import Reader, ThreadReader
@@ -36,7 +37,9 @@ def config(tmp_path: Path) -> DataConfig:
     return DataConfig.model_validate({"train": train, "tokenizer": "tokenizer.json"})
 
 
-def stream(config: DataConfig, reader: Reader | None = None, needs: TrainingNeeds = NEEDS) -> TokenStream:
+def stream(
+    config: DataConfig, reader: Reader | None = None, needs: TrainingNeeds = NEEDS, avoided: Ranges = ()
+) -> TokenStream:
     dataset = open_training_data(config, needs).dataset
     return TokenStream(
         dataset,
@@ -45,6 +48,7 @@ def stream(config: DataConfig, reader: Reader | None = None, needs: TrainingNeed
         data_rank=0,
         data_size=1,
         reader=reader,
+        avoided=avoided,
     )
 
 
@@ -103,15 +107,32 @@ def test_avoided_samples_are_left_out_and_the_order_stays(config: DataConfig, de
     read.avoid(range(6, 11), "a test")
     read.avoid(range(10, 13), "a test")
     state = read.state_dict()
-    expected = numbers[4:6] + numbers[13:]
+    left = numbers[:6] + numbers[13:]
     seen = [row for batch in rest(read) for row in batch]
     assert kept == numbers[:4]
-    assert seen == expected[: len(seen)]
-    assert len(expected) - len(seen) < 4
+    assert seen == left[4:] + left[:7], "there are as many batches, so the first samples come once more"
     resumed = stream(config)
     resumed.load_state_dict(json.loads(json.dumps(state)))
     assert [row for batch in rest(resumed) for row in batch] == seen
     read.close()
+
+
+def test_an_earlier_position_goes_on_without_what_is_left_out_since(config: DataConfig) -> None:
+    read = stream(config)
+    next(read)
+    before = read.state_dict()
+    rows = [row for _ in range(3) for row in next(read).tokens.tolist()]
+    assert read.numbers_between(4, 12) == range(4, 12)
+    after = read.state_dict()
+    read.load_state_dict(before)
+    read.avoid(range(6, 10), "a test")
+    assert read.refusal(before) is None
+    assert read.refusal(after) == "it has seen the samples from 6 to 9, which this run leaves out"
+    assert next(read).tokens.tolist() == rows[:2] + rows[6:8]
+    assert read.refusal(read.state_dict()) is None
+    again = stream(config, avoided=((6, 10),))
+    again.load_state_dict(before)
+    assert next(again).tokens.tolist() == rows[:2] + rows[6:8]
 
 
 def test_what_is_consumed_cannot_be_avoided(config: DataConfig) -> None:

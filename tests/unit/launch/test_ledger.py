@@ -63,3 +63,19 @@ def test_another_supervisors_faults_are_gone_on_from(tmp_path: Path) -> None:
     assert ledger.faults[0].seconds_lost == pytest.approx(30, abs=5)
     assert ledger.faults[0].steps_lost == 0
     assert "effective training time 0.0 %" in ledger.summary()
+
+
+def test_rewinds_that_the_first_rank_wrote_are_in_the_table(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, clock := Clock())
+    later = time.time() + 1
+    lines = [
+        {"time": 1.0, "event": "rewind", "step": 5, "cause": "of an earlier start"},
+        {"time": later, "event": "rewind", "step": 8, "cause": "loss is a spike"},
+        {"time": later, "event": "rewound", "step": 8, "steps_lost": 4, "seconds_lost": 25.0},
+    ]
+    (tmp_path / EVENTS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
+    clock.now = 100.0
+    assert ledger.summary().splitlines()[1:] == [
+        "bad numbers      -      8           4          25.0  rewind",
+        "1 fault(s) in 100 s, one every 100 s; effective training time 75.0 %",
+    ]

@@ -180,6 +180,7 @@ def write_facts(folder: Path, *, steps: int) -> None:
         "world_size": 4,
         "device": "cpu",
         "precision": "fp32 matrix products, measured",
+        "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "is_dirty": True},
         "versions": {"firstlight": "0.1.0", "torch": "2.13.0", "python": "3.11"},
     }
     (folder / "run.json").write_text(json.dumps(facts))

@@ -1,5 +1,6 @@
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,12 @@ class Counted:
     def expect(self) -> None:
         self.calls.append("expect")
 
+    @contextmanager
+    def span(self, _name: str) -> Iterator[None]:
+        self.clock.advance(0.25)
+        yield
+        self.clock.advance(0.25)
+
     def take(self, own: Mapping[str, float]) -> Taken:
         self.calls.append("take")
         self.clock.advance(1.0)
@@ -177,8 +184,9 @@ def test_measures_are_taken_at_recorded_steps_alone_and_announced_before_them() 
     assert [step for step, _ in bench.kept.ranks] == [1, 3, 5]
     assert bench.kept.steps[1]["memory_bytes"] == 7.0
     assert bench.kept.steps[1]["pipeline_bubble"] == 0.25
-    # the second that measuring took is shown, and is no part of a step
-    assert bench.kept.steps[1]["seconds/monitor"] == pytest.approx(0.5)
+    # the second that measuring took is shown, and those of watching the spans, and they are no part of a step
+    spans = len([name for name in bench.kept.steps[1] if name.startswith("seconds/")]) - 1
+    assert bench.kept.steps[1]["seconds/monitor"] == pytest.approx(0.5 + 0.5 * spans)
     assert bench.kept.steps[1]["step_seconds"] == pytest.approx(0.5)
 
 

@@ -2,6 +2,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,11 +74,46 @@ def test_page_says_the_essentials(tmp_path: Path) -> None:
         "12.3M",
         "4.2M active per token",
         "of fp32 matrix products, measured",
-        "torch 2.13.0",
+        "torch 2.13.0, python 3.11, code of commit 0123456789ab, changed since",
         "vocab_size: 8192",
         "def read_lines(path):",
     ):
         assert text in page, text
+
+
+def test_exposed_communication_is_taken_out_of_the_passes(tmp_path: Path) -> None:
+    run = record_run(tmp_path / "run", steps=30)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    for line, exposed in zip(steps, (0.25, 1000.0, None, 0.0), strict=True):
+        line["exposed_communication_seconds"] = exposed
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    bars = {trace.name: list(trace.y) for trace in _chart(run, "Where the time goes").data}
+    passes = [line["seconds/forward_backward"] for line in steps]
+    assert list(bars)[list(bars).index("forward_backward") + 1] == "communication"
+    assert bars["communication"] == [0.25, passes[1], 0, 0]
+    assert bars["forward_backward"] == [passes[0] - 0.25, 0, passes[2], passes[3]]
+    assert sum(values[0] for values in bars.values()) == pytest.approx(steps[0]["step_seconds"])
+
+
+def _chart(run: Path, title: str) -> Any:
+    return {chart.title: chart.figure for chart in charts(read_histories([run]))}[title]
+
+
+def test_faults_that_the_launcher_saw_are_told(tmp_path: Path) -> None:
+    run = record_run(tmp_path / "run")
+    cause = "rank 1 (pid 7) is hung in step 121: <b>"
+    fault = {"event": "fault", "time": 1_760_000_100.0, "round": 0, "kind": "hung", "rank": 1, "step": 121}
+    fault |= {"cause": cause, "action": "restart", "traces": "logs/step-121-hung-1760000100"}
+    recovered = {"event": "recovered", "time": 1_760_000_120.0, "kind": "hung", "rank": 1, "step": 121}
+    (run / "faults.jsonl").write_text(f'{json.dumps(fault)}\n{json.dumps(recovered)}\n{{"event": "fau')
+    drawn = {chart.title: chart.figure for chart in charts(read_histories([run]))}
+    (points,) = drawn["Events"].data
+    assert (points.name, list(points.x)) == ("fault", [120])
+    page = without_plotly(write_report([run], tmp_path / "report.html").read_text())
+    assert "<h2>Faults</h2>" in page
+    assert "hung in step 121: &lt;b&gt;; then: restart" in page
+    assert "stacks and collectives: logs/step-121-hung-1760000100" in page
 
 
 def test_page_loads_nothing(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from firstlight.base.errors import InputError
 from firstlight.data.tokenizer import load_tokenizer, train_tokenizer
-from firstlight.train.generate import Sampling, generate
+from firstlight.train.generate import generate
 from firstlight.train.run_folder import RunFolder
+from firstlight.train.sampling import Sampling
 from firstlight.train.trained import TrainedRun
 from tests.runs import TINY_YAML, tiny_documents
 from tests.unit.config.yaml_file import loaded

@@ -18,7 +18,7 @@ def parameters() -> list[torch.Tensor]:
 
 def planted(tmp_path: Path, *faults: PlantedFault, rank: int = 0) -> tuple[PlantedFaults, list[torch.Tensor]]:
     made = parameters()
-    return PlantedFaults(faults, made, rank=rank, marks=tmp_path / "marks"), made
+    return PlantedFaults(faults, made, layer=torch.nn.Identity(), rank=rank, marks=tmp_path / "marks"), made
 
 
 def test_a_fault_happens_once_in_a_run(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from firstlight.checkpoint.step_folder import candidates
 from firstlight.data.prepare import PrepareRequest, prepare
 from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Proceed, Stop, Verdict
-from firstlight.train.generate import Sampling, generate
+from firstlight.train.generate import generate
 from firstlight.train.loop import Outcome
+from firstlight.train.sampling import Sampling
 from firstlight.train.train import train
 from firstlight.train.trained import evaluate_trained, load_trained
 from tests.runs import TinyRun, make_tiny_run
@@ -59,6 +60,10 @@ def test_a_run_leaves_what_it_is_documented_to_leave(finished: TinyRun) -> None:
     assert [line["step"] for line in finished.metrics("evaluation")] == [4]
     losses = [line["loss/lm"] for line in finished.metrics("step")]
     assert losses[-1] < losses[0]
+    facts = json.loads((finished.output / "run.json").read_text())
+    assert set(facts) >= {"parameters", "device", "layout", "git", "versions"}
+    manifest = read_manifest(finished.checkpoints / "step-00000004")
+    assert facts["data"]["fingerprint"] == manifest.state["data"]["fingerprint"]
 
 
 def test_a_finished_run_is_left_alone(finished: TinyRun) -> None:
