@@ -70,7 +70,7 @@ def test_an_unknown_key_is_named_with_the_nearest_and_its_place(
 def test_a_key_like_no_other_is_answered_with_those_there_are(tmp_path: Path) -> None:
     text = changed("{save_every_steps: 2, ", "{xyz: 2, ")
     known = "save_every_steps, mean_hours_between_failures, save_every_minutes, keep_last, keep_every_steps, "
-    known += "asynchronous, export_every_steps, export_dtype, copy_to, key_file"
+    known += "asynchronous, export_every_steps, export_dtype, mindformers_files, copy_to, key_file"
     expected = f"checkpoint.xyz is not a known key; known keys here: {known} ({place(text, 'xyz')})"
     assert faults(tmp_path, text) == [expected]
 
