@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from firstlight.ops import attention_cpu
 from firstlight.ops.attention_logits import raise_to_causal
 
 _MIN_BLOCK = 64
@@ -134,6 +135,8 @@ def _fused(query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, *, scale: f
     On CPU, torch's fused kernel wants equal widths and falls back to the full score matrix otherwise: a narrower
     value is padded with zeros, which is exact and measured 2.4 times as fast at 512 positions and widths 48 and 32.
     """
+    if attention_cpu.takes(query_bhsk, key_bgtk):
+        return attention_cpu.blocked_attention(query_bhsk, key_bgtk, value_bgtv, scale=scale, mask=mask)
     key_width, value_width = key_bgtk.shape[-1], value_bgtv.shape[-1]
     is_padded = query_bhsk.device.type == "cpu" and value_width < key_width
     if is_padded:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from contextlib import closing
 
+from firstlight.base.allocator import keep_freed_memory
 from firstlight.base.errors import EXIT_PREEMPTED
 from firstlight.base.failure import failures_reported
 from firstlight.base.log import get_logger
@@ -47,6 +48,8 @@ def train(
     FolderInUseError when another process trains there.
     """
     device = pick_device(world.local_rank, local_size=world.local_size)
+    if device.type == "cpu" and keep_freed_memory():
+        get_logger().info("the allocator keeps the memory that a step frees for the next one")
     folder = RunFolder(path=config.training.output_folder)
     job, started = ("", 0) if world.node is None else (world.node.job, world.node.round)
     with (
