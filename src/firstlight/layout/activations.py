@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from firstlight.base.causal_blocks import MAX_LENGTH, num_scores
 from firstlight.config.model import (
     GroupedQueryAttention,
     ModelConfig,
@@ -52,6 +53,8 @@ class Numbers:
     """Whether a norm keeps what it reads and one number of each row, and not the normalised row, too."""
     pads_values: bool = False
     """Whether attention wants values as wide as keys (see `ops.attention`)."""
+    keeps_softmax: bool = False
+    """Whether attention in fp32 of short sequences keeps its softmax, and pads nothing (see `ops.attention_cpu`)."""
 
     @property
     def is_mixed(self) -> bool:
@@ -98,6 +101,12 @@ class _Layer:
     @property
     def heads(self) -> int:
         return self.model.attention.num_attention_heads // self.layout.tp
+
+    @property
+    def keeps_softmax(self) -> bool:
+        """Whether attention of this layer does; those of a window in blocks of their own are not told apart."""
+        is_whole = self.layout.cp == 1 and self.portion.length <= MAX_LENGTH
+        return self.numbers.keeps_softmax and self.numbers.product == _FLOAT32 and is_whole
 
     def norm(self, what: str, part: Part, rows: int, width: int, size: int) -> Iterator[Saved]:
         """Of `rows` rows, which are kept in `size` bytes a number where they are not kept elsewhere."""
@@ -201,7 +210,6 @@ def _grouped_query(at: _Layer, attention: GroupedQueryAttention) -> Iterator[Sav
             yield from at.norm(what, "attention", rows * heads, width, _norm_size(at, at.numbers.product))
     yield from _angles(at, 2, attention.rotary_width)
     yield from _core(at, keys, width, width)
-    yield Saved(what="o_proj, input", part="attention", size=rows * at.heads * width * at.numbers.product)
 
 
 def _latent(at: _Layer, attention: MultiHeadLatentAttention) -> Iterator[Saved]:
@@ -222,9 +230,6 @@ def _latent(at: _Layer, attention: MultiHeadLatentAttention) -> Iterator[Saved]:
     yield Saved(what="kv_b_proj, input", part="attention", size=rows * latent * at.numbers.product)
     yield from _angles(at, 2, shared)
     yield from _core(at, at.heads, attention.qk_head_dim, attention.v_head_dim)
-    yield Saved(
-        what="o_proj, input", part="attention", size=rows * at.heads * attention.v_head_dim * at.numbers.product
-    )
 
 
 def _norm_size(at: _Layer, size: int) -> int:
@@ -240,13 +245,19 @@ def _angles(at: _Layer, rotations: int, width: int) -> Iterator[Saved]:
 
 
 def _core(at: _Layer, pairs: int, key: int, value: int) -> Iterator[Saved]:
-    """Attention itself keeps what it reads, what it gives, and a number of each row."""
+    """Attention itself keeps what it reads, and what it gives with a number of each row; or its softmax, and then what
+    it gives is what the next projection reads."""
     rows, size = at.portion.positions, at.numbers.product
-    value = max(key, value) if at.numbers.pads_values else value
+    padded = max(key, value) if at.numbers.pads_values and not at.keeps_softmax else value
     yield Saved(what="queries", part="attention", size=rows * at.heads * key * size)
-    yield Saved(what="keys and values", part="attention", size=rows * pairs * (key + value) * size)
-    yield Saved(what="attention, output", part="attention", size=rows * at.heads * value * size)
-    yield Saved(what="attention, sums", part="attention", size=rows * at.heads * _FLOAT32)
+    yield Saved(what="keys and values", part="attention", size=rows * pairs * (key + padded) * size)
+    yield Saved(what="attention, output", part="attention", size=rows * at.heads * padded * size)
+    if at.keeps_softmax:
+        scores = at.portion.sequences * at.heads * num_scores(at.portion.length)
+        yield Saved(what="attention, softmax", part="attention", size=scores * size)
+    else:
+        yield Saved(what="attention, sums", part="attention", size=rows * at.heads * _FLOAT32)
+        yield Saved(what="o_proj, input", part="attention", size=rows * at.heads * value * size)
 
 
 def _feed_forward(at: _Layer) -> Iterator[Saved]:
@@ -346,7 +357,7 @@ def _outputs(at: _Layer) -> Iterator[Saved]:
             outputs = (at.here if one.cut == "copied" else rows) * one.shape[0]
             outputs //= at.layout.tp if one.cut == "rows" else 1
         yield Saved(what=name, part="attention", size=outputs * size)
-    yield from (one for one in _attention(at) if one.what in ("attention, output", "attention, sums"))
+    yield from (one for one in _attention(at) if one.what.startswith("attention, "))
     if isinstance(mixture, MoeFeedForward) and at.model.is_moe_layer(at.layer):
         # The weighted sum of a token's rows is a product, too.
         combined = at.here * at.model.hidden_size * at.numbers.product

@@ -16,13 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-BLOCK = 64
-"""Queries of a block: more compute more that is masked, fewer make smaller products."""
-
-MAX_LENGTH = 512
-"""Up to this length the softmax, which is kept for the backward pass, is hardly larger than what it is made of. Beyond,
-it would have to be computed again, and torch's kernel, which does so, is as fast."""
+from firstlight.base.causal_blocks import MAX_LENGTH, num_scores, spans
 
 
 def takes(query_bhsk: Tensor, key_bgtk: Tensor) -> bool:
@@ -34,11 +30,6 @@ def takes(query_bhsk: Tensor, key_bgtk: Tensor) -> bool:
     )
 
 
-def num_kept(length: int) -> int:
-    """Numbers of the softmax that are kept for each head of a sequence."""
-    return sum((end - begin) * end for begin, end in _spans(length))
-
-
 def blocked_attention(
     query_bhsk: Tensor, key_bgsk: Tensor, value_bgsv: Tensor, *, scale: float, mask: Tensor | None = None
 ) -> Tensor:
@@ -46,7 +37,8 @@ def blocked_attention(
 
     `mask`, bool [b, 1, s, s] or [s, s], tells which of these are seen; each row must see one.
     """
-    out, _ = _attend(query_bhsk, key_bgsk, value_bgsv, mask, scale)
+    # Heads apart, as products want them: once for both passes, and a part of a projection lets go of the rest.
+    out, _ = _attend(query_bhsk, key_bgsk.contiguous(), value_bgsv.contiguous(), mask, scale)
     return out
 
 
@@ -77,7 +69,7 @@ class _Heads:
     def blocks(self, chances: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """Begin and end of each block, and its part of the softmax of all, [b * g, r * c, t]."""
         offset = 0
-        for begin, end in _spans(self.length):
+        for begin, end in spans(self.length):
             shape = (self.batch * self.keys, self.queries_of_key * (end - begin), end)
             size = shape[0] * shape[1] * shape[2]
             yield begin, end, chances[offset : offset + size].view(shape)
@@ -134,19 +126,14 @@ def _gradients(
 
 @_attend.register_fake
 def _attend_without_memory(
-    query_bhsk: Tensor, key_bgsk: Tensor, value_bgsv: Tensor, mask: Tensor | None, scale: float
+    query_bhsk: Tensor, _key: Tensor, value_bgsv: Tensor, *_others: object
 ) -> tuple[Tensor, Tensor]:
     return _empty_results(query_bhsk, value_bgsv)
 
 
 @_gradients.register_fake
 def _gradients_without_memory(
-    grad_bhsv: Tensor,
-    query_bhsk: Tensor,
-    key_bgsk: Tensor,
-    value_bgsv: Tensor,
-    kept: Tensor,
-    scale: float,
+    _grad: Tensor, query_bhsk: Tensor, key_bgsk: Tensor, value_bgsv: Tensor, *_others: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _dense_like(query_bhsk), _dense_like(key_bgsk), _dense_like(value_bgsv)
 
@@ -164,17 +151,21 @@ def _backward(ctx: Any, grad_bhsv: Tensor, _of_kept: Tensor) -> tuple[Tensor | N
 _attend.register_autograd(_backward, setup_context=_keep)
 
 
-def _spans(length: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of each block."""
-    return ((begin, min(begin + BLOCK, length)) for begin in range(0, length, BLOCK))
-
-
 def _empty_results(query_bhsk: Tensor, value_bgsv: Tensor) -> tuple[Tensor, Tensor]:
     batch, heads, length, _ = query_bhsk.shape
     # The positions of a sequence with all their heads lie together, as the projection of the output reads them.
     out_bshv = query_bhsk.new_empty(batch, length, heads, value_bgsv.shape[-1])
-    return out_bshv.transpose(1, 2), query_bhsk.new_empty(batch * heads * num_kept(length))
+    return out_bshv.transpose(1, 2), query_bhsk.new_empty(batch * heads * num_scores(length))
 
 
 def _dense_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@register_flop_formula(torch.ops.firstlight.causal_attention)  # type: ignore[untyped-decorator]
+def _flops(
+    query_bhsk: torch.Size, _key: torch.Size, value_bgsv: torch.Size, *_others: object, **_shapes: object
+) -> int:
+    """Of what is computed, by torch's counter."""
+    batch, heads, length, width = query_bhsk
+    return 2 * batch * heads * num_scores(length) * (width + value_bgsv[-1])

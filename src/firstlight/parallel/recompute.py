@@ -35,6 +35,7 @@ _OPERATORS: Mapping[str, frozenset[str]] = {
     | {
         "aten::_scaled_dot_product_flash_attention_for_cpu",
         "aten::_scaled_dot_product_fused_attention_overrideable",
+        "firstlight::causal_attention",
     },
     "communication": frozenset(
         f"_c10d_functional::{name}"

@@ -78,8 +78,9 @@ def test_narrow_value_is_padded_for_the_fused_kernel(monkeypatch: pytest.MonkeyP
         "scaled_dot_product_attention",
         lambda query, key, value, **rest: widths.append(value.shape[-1]) or fused(query, key, value, **rest),
     )
-    causal_attention(*heads(SIZES["narrow_value"]), scale=1.0)
-    causal_attention(*heads(SIZES["wide_value"]), scale=1.0)
+    # In a type that goes to torch's kernel.
+    causal_attention(*heads(SIZES["narrow_value"], dtype=torch.bfloat16), scale=1.0)
+    causal_attention(*heads(SIZES["wide_value"], dtype=torch.bfloat16), scale=1.0)
     assert widths == [24, 24]
 
 
@@ -158,8 +159,9 @@ def test_full_attention_with_sinks_makes_no_mask(monkeypatch: pytest.MonkeyPatch
         "scaled_dot_product_attention",
         lambda *qkv, attn_mask, **rest: masks.append(attn_mask) or fused(*qkv, attn_mask=attn_mask, **rest),
     )
-    causal_attention(*heads(SIZES["grouped"]), scale=1.0, sinks_h=sinks(4))
-    causal_attention(*heads(SIZES["grouped"]), scale=1.0, window=30)
+    grouped = heads(SIZES["grouped"], dtype=torch.bfloat16)
+    causal_attention(*grouped, scale=1.0, sinks_h=sinks(4))
+    causal_attention(*grouped, scale=1.0, window=30)
     assert masks == [None, None]
 
 

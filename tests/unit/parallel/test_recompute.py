@@ -157,7 +157,7 @@ def backward_operators(recompute: Recompute, *, layout: Layout | None = None) ->
 
 PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::_grouped_mm")
 COLLECTIVES = ("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce")
-ATTENTION = "aten::_scaled_dot_product_flash_attention_for_cpu"
+ATTENTION = "firstlight::causal_attention"
 
 
 def test_what_is_kept_does_not_run_again() -> None:
