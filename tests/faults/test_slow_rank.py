@@ -13,6 +13,8 @@ from firstlight.observe.events import Event, read_events
 from tests.runs import TinyRun, make_tiny_run, wait_until
 
 BEGIN = 20
+_SLICE = 0.005
+"""Seconds."""
 
 
 def alerts(run: TinyRun) -> list[Event]:
@@ -46,7 +48,7 @@ def test_data_that_comes_late(tmp_path: Path, layout: str) -> None:
 def test_a_processor_that_is_taken_away_half_of_the_time(tmp_path: Path) -> None:
     run = make_tiny_run(tmp_path)
     process = run.start_training(
-        "training.steps=100000", "model.hidden_size=256", "checkpoint.save_every_steps=0", processes=2
+        "training.steps=100000", "model.hidden_size=768", "checkpoint.save_every_steps=0", processes=2
     )
     try:
         wait_until(lambda: len(run.metrics("step")) >= BEGIN, timeout=90)
@@ -64,7 +66,7 @@ def test_a_processor_that_is_taken_away_half_of_the_time(tmp_path: Path) -> None
 
 
 class slowed:  # noqa: N801  # reads as a verb
-    """Stops a process for 20 of every 40 ms."""
+    """Stops a process for 5 of every 10 ms: steps take many times as long."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -79,9 +81,9 @@ class slowed:  # noqa: N801  # reads as a verb
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._ended.wait(0.02):
+        while not self._ended.wait(_SLICE):
             os.kill(self._pid, signal.SIGSTOP)
-            self._ended.wait(0.02)
+            self._ended.wait(_SLICE)
             os.kill(self._pid, signal.SIGCONT)
 
 

@@ -264,6 +264,11 @@ class Checkpointer:
             )
         return None
 
+    def trust(self, step: int) -> None:
+        """Know that the numbers were right up to `step`: the newest checkpoint until there stays until this is told
+        of a later step."""
+        self._retention.trust(step)
+
     def remove_after(self, step: int) -> None:
         """Remove what was saved of later steps: the run has gone back. Nothing may be in flight."""
         if self._known_step is not None and self._known_step > step:

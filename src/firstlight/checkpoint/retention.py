@@ -1,4 +1,7 @@
-"""Which checkpoints stay: the last few, those of round steps, and always the newest that is whole and healthy."""
+"""Which checkpoints stay: the last few, those of round steps, and always the newest that is whole and healthy.
+
+Where a run's numbers are compared now and then, so does the newest of these that was saved before the last comparison.
+"""
 
 from pathlib import Path
 
@@ -25,6 +28,11 @@ class Retention:
         self._config = config
         self._good: set[int] = set()
         """Steps of good checkpoints that this process has written or restored."""
+        self._trusted: int | None = None
+
+    def trust(self, step: int) -> None:
+        """Know that what was saved up to `step` has right numbers; of what is saved later that is not yet known."""
+        self._trusted = step
 
     def restored(self, manifest: Manifest) -> None:
         """Remember a checkpoint that was restored: it was verified for that."""
@@ -50,7 +58,10 @@ class Retention:
         if not old:
             return
         good = next((folder for folder in usable if self._is_good(folder)), None)
-        self._remove([folder for folder in old if folder != good])
+        kept = {good}
+        if self._trusted is not None:
+            kept.add(next((one for one in usable if step_of(one) <= self._trusted and self._is_good(one)), None))
+        self._remove([folder for folder in old if folder not in kept])
 
     def _remove(self, folders: list[Path]) -> None:
         try:

@@ -199,7 +199,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         heart=heart,
         faults=faults_of(config, place, model),
         guard=guard,
-        checks=checks_of(config, layout, place, engine, model),
+        checks=checks_of(config, layout, place, engine, model, kept.on_disk),
         pace=pace_of(config, layout, place, model),
         rewinds=Rewinds(config.resilience.rewind, timeline_of(config), place, kept),
         recorder=recorder_of(config, place, measures),

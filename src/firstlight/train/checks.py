@@ -1,5 +1,7 @@
 """Looks now and then whether ranks still compute, and hold, the right numbers."""
 
+from collections.abc import Callable
+
 from firstlight.base.log import get_logger
 from firstlight.base.report import Corruption
 from firstlight.config.training import ResilienceConfig
@@ -14,8 +16,16 @@ class Checks:
     """Of one rank; what is due is done by all ranks together."""
 
     def __init__(
-        self, config: ResilienceConfig, place: Place, *, replicas: ReplicaCheck | None, replay: Replay | None
+        self,
+        config: ResilienceConfig,
+        place: Place,
+        *,
+        replicas: ReplicaCheck | None,
+        replay: Replay | None,
+        trust: Callable[[int], None],
     ) -> None:
+        """`trust` is told of each step up to which the replicas are known to be alike."""
+        self._trust = trust
         self._config = config
         self._place = place
         self._replicas = replicas
@@ -27,6 +37,7 @@ class Checks:
         """The run goes on from here: what was loaded, or made from the seed, is the same everywhere."""
         self._good_step = state.step
         if self._replicas is not None:
+            self._trust(state.step)
             self._replicas.say_coverage(state.tensors())
 
     def due_before(self, step: int) -> bool:
@@ -63,6 +74,7 @@ class Checks:
             self._note(step, what, action=self._config.on_corruption)
             return Corruption(what=what, good_step=self._good_step)
         self._good_step = step
+        self._trust(step)
         return None
 
     def _note(self, step: int, what: str, *, action: str) -> None:

@@ -1,5 +1,6 @@
 """What watches a run besides its guard: rehearsed faults, checks of the numbers, and the pace of the ranks."""
 
+from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.config.schema import RunConfig
 from firstlight.layout.mesh import Layout
 from firstlight.models.family import units_of
@@ -27,7 +28,9 @@ def faults_of(config: RunConfig, place: Place, model: LaidOut) -> PlantedFaults:
     )
 
 
-def checks_of(config: RunConfig, layout: Layout, place: Place, engine: Engine, model: LaidOut) -> Checks:
+def checks_of(
+    config: RunConfig, layout: Layout, place: Place, engine: Engine, model: LaidOut, kept: Checkpointer
+) -> Checks:
     """Comparisons of replicas, and replays of steps, where they are asked for."""
     resilience, peers = config.resilience, place.peers
     replicas = replay = None
@@ -36,7 +39,7 @@ def checks_of(config: RunConfig, layout: Layout, place: Place, engine: Engine, m
     if resilience.replay_every_steps:
         num_rows = config.training.micro_batch_size if layout.pp == 1 else None
         replay = Replay(engine, Probe(stages=model.stages), peers, num_rows=num_rows)
-    return Checks(resilience, place, replicas=replicas, replay=replay)
+    return Checks(resilience, place, replicas=replicas, replay=replay, trust=kept.trust)
 
 
 def pace_of(config: RunConfig, layout: Layout, place: Place, model: LaidOut) -> Pace:

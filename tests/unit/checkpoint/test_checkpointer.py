@@ -14,7 +14,7 @@ from firstlight.checkpoint.checkpointer import Checkpointer, load_newest
 from firstlight.checkpoint.manifest import Manifest, UnusableCheckpoint, read_manifest
 from firstlight.checkpoint.reader import ReadPlan
 from firstlight.checkpoint.shards import LocalShard
-from firstlight.checkpoint.step_folder import candidates
+from firstlight.checkpoint.step_folder import candidates, step_of
 from firstlight.config.training import CheckpointConfig
 from tests.unit.checkpoint.state import (
     MODEL_FILE,
@@ -89,6 +89,18 @@ def test_due_every_so_many_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("keep_last", "kept"), [(1, ["step-00000008"]), (2, ["step-00000008", "step-00000006"])])
 def test_the_last_few_are_kept(tmp_path: Path, keep_last: int, kept: list[str]) -> None:
     assert names(saved(tmp_path, 2, 4, 6, 8, keep_last=keep_last)) == kept
+
+
+def test_what_was_saved_before_the_last_comparison_of_replicas_stays(tmp_path: Path) -> None:
+    one = checkpointer(tmp_path, keep_last=1)
+    left = []
+    for step, right_until in ((2, 3), (4, None), (6, None), (8, 8), (10, None)):
+        one.save(State(step))
+        one.finish()
+        left.append([step_of(folder) for folder in candidates(tmp_path)])
+        if right_until is not None:
+            one.trust(right_until)
+    assert left == [[2], [4, 2], [6, 2], [8, 2], [10, 8]]
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
