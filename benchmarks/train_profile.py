@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.machine import ForeignLoad
 from benchmarks.train_cases import Case
 from benchmarks.train_firstlight import DataSet
+from firstlight.base.allocator import keep_freed_memory
 from firstlight.base.peers import Alone
 from firstlight.base.world import World
 from firstlight.checkpoint.lock import FolderLock
@@ -35,6 +36,7 @@ def started(case: Case, folder: Path, steps: int) -> tuple[Parts, TrainState]:
     config = load(DataSet(folder=folder / "data").write_config(case, output, steps + _WARM_UP)).config
     run_folder = RunFolder(path=output)
     run_folder.path.mkdir()
+    run_folder.claim(config)
     place = Place(
         world=World(),
         peers=Alone(),
@@ -50,9 +52,10 @@ def show_profile(case: Case, folder: Path, *, steps: int, threads: int) -> None:
     """Print the step's time without the profiler, what others took of the machine meanwhile, and with it the operators
     that took most.
 
-    The launcher's settings (allocator, pinning) are those of this process's environment, not of `firstlight train`.
+    The allocator is set as `firstlight train` sets it; threads are not pinned.
     """
     torch.set_num_threads(threads)
+    keep_freed_memory()
     DataSet(folder=folder / "data").prepare()
     parts, state = started(case, folder, steps)
     for _ in range(_WARM_UP):
