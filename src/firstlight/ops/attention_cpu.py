@@ -38,7 +38,7 @@ def blocked_attention(
     `mask`, bool [b, 1, s, s] or [s, s], tells which of these are seen; each row must see one.
     """
     # Heads apart, as products want them: once for both passes, and a part of a projection lets go of the rest.
-    out, _ = _attend(query_bhsk, key_bgsk.contiguous(), value_bgsv.contiguous(), mask, scale)
+    out: Tensor = _attend(query_bhsk, key_bgsk.contiguous(), value_bgsv.contiguous(), mask, scale)[0]
     return out
 
 
@@ -59,7 +59,7 @@ class _Heads:
 
     def rows(self, x_bhsk: Tensor, begin: int, end: int) -> Tensor:
         """Some positions of queries, or of what has their shape: [b * g, r * c, k]."""
-        part = x_bhsk[:, :, begin:end].unflatten(1, (self.keys, self.queries_of_key))
+        part: Tensor = x_bhsk[:, :, begin:end].unflatten(1, (self.keys, self.queries_of_key))
         return part.reshape(self.batch * self.keys, self.queries_of_key * (end - begin), -1)
 
     def put(self, rows: Tensor, x_bhsk: Tensor, begin: int, end: int) -> None:
@@ -162,7 +162,7 @@ def _dense_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@register_flop_formula(torch.ops.firstlight.causal_attention)  # type: ignore[untyped-decorator]
+@register_flop_formula(torch.ops.firstlight.causal_attention)
 def _flops(
     query_bhsk: torch.Size, _key: torch.Size, value_bgsv: torch.Size, *_others: object, **_shapes: object
 ) -> int:
