@@ -7,6 +7,8 @@ SHELL := /bin/bash
 PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
 BIN := .venv/bin
 STAMP := .venv/installed
+# Bytecode is written, whatever the environment says: without it every process that loads torch needs 4 s of a core, not 1.4.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
