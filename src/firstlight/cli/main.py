@@ -11,22 +11,7 @@ from firstlight.base.errors import FirstlightError
 from firstlight.base.failure import Reported
 from firstlight.base.peers import PeerFailed
 from firstlight.base.world import ask_for_reproducible_products, silence_profiler
-from firstlight.cli import (
-    checkpoint,
-    config,
-    convert,
-    data,
-    dataset,
-    drill,
-    dry_run,
-    launch,
-    mindformers,
-    plan,
-    run,
-    train,
-    translate,
-    watch,
-)
+from firstlight.cli.verbs import Verbs
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failure while running, 2 wrong input, 3 no loadable checkpoint, 4 output folder in use, "
@@ -35,6 +20,7 @@ EXIT_CODES = (
 
 app = typer.Typer(
     name="firstlight",
+    cls=Verbs,
     help="From raw text to a trained language model: one YAML file, one command.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
@@ -42,25 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data.tokenizer_app, name="tokenizer")
-app.command("prepare")(data.prepare)
-app.add_typer(dataset.app, name="data")
-app.command("plan")(plan.plan)
-app.command("dry-run")(dry_run.dry_run)
-app.command("train")(train.train)
-app.add_typer(launch.app, name="launch")
-app.command("drill")(drill.drill)
-app.command("evaluate")(run.evaluate)
-app.command("generate")(run.generate)
-app.command("export")(run.export)
-app.command("convert")(convert.convert)
-app.command("translate")(translate.translate)
-app.command("mindformers-home")(mindformers.home_folder)
-app.add_typer(mindformers.app, name="mindformers")
-app.command("report")(run.report)
-app.command("watch")(watch.watch)
-app.add_typer(checkpoint.app, name="checkpoint")
-app.add_typer(config.app, name="config")
 
 
 @app.callback(invoke_without_command=True)

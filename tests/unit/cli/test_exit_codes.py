@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -188,7 +189,9 @@ def test_75_when_asked_to_stop_and_the_same_command_goes_on(tmp_path: Path, proc
     assert "Traceback" not in err
     stopped = len(run.metrics("step"))
     assert 1 <= stopped < steps
-    assert f"stopped after step {stopped}: preempted by SIGTERM; saved in {run.output}\n" in err
+    # The first rank says whose request came first; a signal is heard between two calls of Python.
+    whose = "SIGTERM" if processes == 1 else "(SIGTERM|a request to another rank)"
+    assert re.search(rf"stopped after step {stopped}: preempted by {whose}; saved in {run.output}\n", err)
     assert candidates(run.checkpoints)[0].name == f"step-{stopped:08d}"
     assert len(out.splitlines()) == stopped
     done = run.train(*overrides, processes=processes)

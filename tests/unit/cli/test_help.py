@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from firstlight import __version__
 from firstlight.cli.main import EXIT_CODES, app
+from firstlight.cli.verbs import VERBS as LISTED
 from tests.runs import environment, make_tiny_run
 from tests.unit.cli.command import ask
 
@@ -31,11 +33,26 @@ finally:
 def verbs(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every verb and group, with the words that call it."""
     yield path, command
-    for name, child in getattr(command, "commands", {}).items():
-        yield from verbs(child, (*path, name))
+    for name in command.list_commands(None) if isinstance(command, TyperGroup) else ():
+        yield from verbs(command.get_command(None, name), (*path, name))
 
 
 VERBS = dict(verbs(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_the_list_says_of_a_verb_what_it_says_itself(name: str) -> None:
+    first = VERBS[(name,)].help.partition("\n\n")[0]
+    assert " ".join(first.split()) == LISTED[name].help
+
+
+def test_the_list_of_verbs_loads_none_of_them() -> None:
+    script = (
+        "import sys; from firstlight.cli.main import app; app(['--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "firstlight.cli.verbs" in loaded
+    assert not {"firstlight.cli.train", "firstlight.config.schema", "numpy"} & set(loaded)
 
 
 def test_these_verbs_are_there() -> None:
