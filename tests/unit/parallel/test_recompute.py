@@ -113,7 +113,8 @@ def test_each_kind_holds_less() -> None:
     assert held["full"] < 0.2 * held["none"]
     assert held["full"] < held["full, first two layers"] < held["none"]
     assert held["full"] < held["full, every second layer"] < held["none"]
-    assert held["full"] < held["selective, attention kept"] < held["selective"] < 0.7 * held["none"]
+    # In fp32 on CPU what attention gives includes its softmax.
+    assert held["full"] < held["selective, attention kept"] < held["selective"] < 0.75 * held["none"]
     assert held["selective, up-projection repeated"] < held["selective"]
     assert held["selective, experts repeated"] < held["selective"]
 
