@@ -7,6 +7,7 @@ from firstlight.config.batch import SampleBatch, batch_of
 from firstlight.config.broken import Broken
 from firstlight.config.context_rules import CONTEXT_RULES
 from firstlight.config.families import FAMILY_CHOICES, MTP, refused_choices, shown
+from firstlight.config.kernel_rules import KERNEL_RULES
 from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward, MultiHeadLatentAttention
 from firstlight.config.phase_rules import PHASE_RULES, final_batches, key_path
 from firstlight.config.pipeline_rules import PIPELINE_RULES
@@ -273,6 +274,7 @@ RULES: tuple[Rule, ...] = (
     *PIPELINE_RULES,
     *CONTEXT_RULES,
     *PRECISION_RULES,
+    *KERNEL_RULES,
     evaluation_has_data,
     replay_is_deterministic,
 )

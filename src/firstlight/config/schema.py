@@ -6,6 +6,7 @@ from pydantic import Field
 
 from firstlight.config.averages import AveragesConfig
 from firstlight.config.data import DataConfig
+from firstlight.config.kernels import KernelsConfig
 from firstlight.config.model import ModelConfig
 from firstlight.config.monitor import MonitorConfig
 from firstlight.config.optimizer import OptimizerChoice
@@ -33,6 +34,7 @@ class RunConfig(Section):
     lr_scheduler: Schedule = ConstantSchedule()
     averages: AveragesConfig = AveragesConfig()
     training: TrainingConfig
+    kernels: KernelsConfig = KernelsConfig()
     recompute: Annotated[Recompute, Field(discriminator="kind")] = NoRecompute()
     offload: OffloadConfig = OffloadConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -32,6 +32,8 @@ Part = Literal["stream", "attention", "feed_forward", "experts", "shared_expert"
 
 _INT32, _INT64 = 4, 8
 _FLOAT32 = 4
+_HEAD_BLOCK = 512
+"""Positions whose logits exist at once, as `ops.cross_entropy` has them."""
 _NORMS_OF_PRODUCTS = (
     "q_norm",
     "k_norm",
@@ -45,12 +47,10 @@ _NORMS_OF_PRODUCTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """How a device computes layers: bytes of the stream, of what matrix products read and give, and what it fuses."""
+    """How a device computes layers: bytes of the stream, and of what matrix products read and give."""
 
     stream: int = 4
     product: int = 4
-    has_fused_norms: bool = True
-    """Whether a norm keeps what it reads and one number of each row, and not the normalised row, too."""
     pads_values: bool = False
     """Whether attention wants values as wide as keys (see `ops.attention`)."""
     keeps_softmax: bool = False
@@ -112,8 +112,6 @@ class _Layer:
         """Of `rows` rows, which are kept in `size` bytes a number where they are not kept elsewhere."""
         yield Saved(what=f"{what}, input", part=part, size=rows * width * size)
         yield Saved(what=f"{what}, scales", part=part, size=rows * max(size, _FLOAT32))
-        if not self.numbers.has_fused_norms:
-            yield Saved(what=f"{what}, normalised", part=part, size=rows * width * max(size, _FLOAT32))
 
     def read(self, what: str, part: Part, rows: int, width: int, times: int, *, is_kept: bool = False) -> Saved:
         """What `times` products read: one tensor, or under autocast a cast for each, and it itself if it `is_kept`."""
@@ -131,7 +129,7 @@ def saved_of_layer(
     if model.norms == "sandwich":
         for name in ("attention_output_norm", "feed_forward_output_norm"):
             size = numbers.product if name.startswith("attention") or not model.is_moe_layer(layer) else numbers.stream
-            saved += at.norm(name, "stream", at.here, model.hidden_size, _norm_size(at, size))
+            saved += at.norm(name, "stream", at.here, model.hidden_size, size)
     saved += _casts(at)
     if layer >= model.num_hidden_layers:
         saved += _prediction(at)
@@ -207,7 +205,7 @@ def _grouped_query(at: _Layer, attention: GroupedQueryAttention) -> Iterator[Sav
     yield at.read("q_proj k_proj v_proj, input", "attention", rows, at.model.hidden_size, 3)
     if attention.qk_norm == "per_head":
         for what, heads in (("q_norm", at.heads), ("k_norm", keys)):
-            yield from at.norm(what, "attention", rows * heads, width, _norm_size(at, at.numbers.product))
+            yield from at.norm(what, "attention", rows * heads, width, at.numbers.product)
     yield from _angles(at, 2, attention.rotary_width)
     yield from _core(at, keys, width, width)
 
@@ -220,21 +218,15 @@ def _latent(at: _Layer, attention: MultiHeadLatentAttention) -> Iterator[Saved]:
             yield Saved(what="kv_a_proj, input", part="attention", size=at.here * hidden * at.numbers.product)
     else:
         yield at.read("q_a_proj kv_a_proj, input", "attention", at.here, hidden, 2)
-        yield from at.norm("q_a_norm", "attention", at.here, rank, _norm_size(at, at.numbers.product))
+        yield from at.norm("q_a_norm", "attention", at.here, rank, at.numbers.product)
         yield Saved(what="q_b_proj, input", part="attention", size=rows * rank * at.numbers.product)
     latent, shared = attention.kv_lora_rank, attention.qk_rope_head_dim
-    yield from at.norm("kv_a_norm", "attention", at.here, latent, _norm_size(at, at.numbers.product))
-    if _norm_size(at, at.numbers.product) == at.numbers.product:
-        # What the norm reads is a view of what the projection gives.
-        yield Saved(what="shared key", part="attention", size=at.here * shared * at.numbers.product)
+    yield from at.norm("kv_a_norm", "attention", at.here, latent, at.numbers.product)
+    # What the norm reads is a view of what the projection gives.
+    yield Saved(what="shared key", part="attention", size=at.here * shared * at.numbers.product)
     yield Saved(what="kv_b_proj, input", part="attention", size=rows * latent * at.numbers.product)
     yield from _angles(at, 2, shared)
     yield from _core(at, at.heads, attention.qk_head_dim, attention.v_head_dim)
-
-
-def _norm_size(at: _Layer, size: int) -> int:
-    """Bytes of what a norm keeps that reads numbers of `size`: unfused, it computes in fp32."""
-    return size if at.numbers.has_fused_norms else max(size, _FLOAT32)
 
 
 def _angles(at: _Layer, rotations: int, width: int) -> Iterator[Saved]:
@@ -376,12 +368,18 @@ def _chosen_numbers(mixture: MoeFeedForward) -> int:
 
 
 def saved_of_head(model: ModelConfig, layout: Layout, portion: Portion, numbers: Numbers) -> int:
-    """Bytes that the final norm and the loss keep, for each depth of multi-token prediction again: two matrices of the
-    size of the logits, in fp32."""
+    """Bytes that the final norm and the loss keep, for each depth of multi-token prediction again: the gradients of
+    head and stream where the loss goes through the logits in blocks (see `ops.cross_entropy`), elsewhere two matrices
+    of the size of the logits, in fp32."""
     rows, hidden = portion.positions, model.hidden_size
     words = model.vocab_size // layout.tp
     at = _Layer(model=model, layer=0, layout=layout, portion=portion, numbers=numbers)
     norm = sum(one.size for one in at.norm("output_norm", "stream", at.here, hidden, numbers.stream))
     weight = words * hidden * numbers.product if numbers.is_mixed else 0
-    loss = rows * hidden * numbers.product + 2 * rows * words * _FLOAT32 + rows * _INT64
+    loss = rows * hidden * numbers.product + rows * _INT64
+    is_in_blocks = numbers.product >= _FLOAT32 and layout.tp == 1
+    if not is_in_blocks or model.logit_soft_cap is not None or model.z_loss > 0:
+        loss += 2 * rows * words * _FLOAT32
+    else:
+        loss += words * hidden * _FLOAT32 + 2 * min(rows, _HEAD_BLOCK) * words * _FLOAT32
     return norm + weight + (1 + model.num_mtp_layers) * loss

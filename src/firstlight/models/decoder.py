@@ -23,7 +23,7 @@ from firstlight.models.layers import FeedForward, RmsNorm
 from firstlight.models.moe import LayerLoad, MixtureOfExperts
 from firstlight.models.places import Inputs, Places, inputs_here, places_of
 from firstlight.models.sharding import Cut
-from firstlight.ops.cross_entropy import capped, summed_cross_entropy, summed_cross_entropy_and_z
+from firstlight.ops.cross_entropy import SummedLoss, capped, summed_cross_entropy, summed_cross_entropy_and_z
 
 
 class LossSums(NamedTuple):
@@ -77,7 +77,8 @@ class InputReader(Protocol):
 class TokenLossHere:
     """Where the whole vocabulary is here. Logits are kept only when the configuration asks something of them."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, summed: SummedLoss = summed_cross_entropy) -> None:
+        self._summed = summed
         self._soft_cap = model.logit_soft_cap
         self._needs_logits = model.logit_soft_cap is not None or model.z_loss > 0
 
@@ -86,7 +87,7 @@ class TokenLossHere:
         given = hidden_bsd.flatten(0, 1), weight_vd, labels_bs.flatten(), mask_bs.flatten()
         if self._needs_logits:
             return TokenSums(*summed_cross_entropy_and_z(*given, soft_cap=self._soft_cap))
-        loss = summed_cross_entropy(*given)
+        loss = self._summed(*given)
         return TokenSums(loss, torch.zeros_like(loss))
 
     def scores(self, hidden_bsd: Tensor, weight_vd: Tensor, mask_bs: Tensor) -> Tensor:

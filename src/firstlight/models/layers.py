@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from firstlight.config.model import Activation, ClampedSwigluActivation, SwigluActivation
 from firstlight.config.rope import Llama3Scaling, Rope, YarnScaling
 from firstlight.ops.activation import clamped_swiglu, swiglu
+from firstlight.ops.norm import Normalise, rms_norm
 from firstlight.ops.rotary import RotaryTable, frequencies, llama3_frequencies, yarn_frequencies, yarn_mscale
 
 
@@ -23,10 +23,11 @@ class RmsNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
+        self.normalise: Normalise = rms_norm
 
     def forward(self, x: Tensor) -> Tensor:
         # In the input's type: torch's fused kernel takes no mixture, as autocast makes one of the latents.
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+        return self.normalise(x, self.weight.to(x.dtype), self.eps)
 
 
 class FeedForward(nn.Module):

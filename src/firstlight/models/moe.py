@@ -30,6 +30,10 @@ GroupedProduct = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Rows [n, d], weights [e, o, d] and the ends of the experts' segments to [n, o], as `grouped_linear`."""
 
 
+Combine = Callable[[Assignment, Tensor, Tensor], Tensor]
+"""Rows [n, d] sorted by expert, and their weights [t, k], to their weighted sums [t, d], as `Assignment.combine`."""
+
+
 class Experts(nn.Module):
     """The routed experts' weights, stacked [e, out, in], and their biases [e, out] where they have any."""
 
@@ -92,6 +96,7 @@ class MixtureOfExperts(nn.Module):
         self.router = TopKRouter(hidden_size, config.n_routed_experts, config.router)
         self.experts = Experts(hidden_size, config)
         self.run_experts: ExpertRun = run_here
+        self.combine: Combine = Assignment.combine
         self.shared_expert: FeedForward | None = None
         if config.n_shared_experts:
             # Several shared experts are one of their joint width: the activation acts on each column alone.
@@ -107,7 +112,7 @@ class MixtureOfExperts(nn.Module):
         # It has no need of the rows that are on their way.
         shared_bsd = None if self.shared_expert is None else self.shared_expert(hidden_bsd)
         rows_nd = results()
-        out_td = assignment.combine(rows_nd, weights_tk.to(rows_nd.dtype))
+        out_td = self.combine(assignment, rows_nd, weights_tk.to(rows_nd.dtype))
         out_bsd = out_td.unflatten(0, hidden_bsd.shape[:2])
         if shared_bsd is not None:
             out_bsd = out_bsd + shared_bsd

@@ -3,6 +3,7 @@
 Shapes: t tokens, k experts per token, n = t * k assignments sorted by expert, e experts, d model width, o output width.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -35,16 +36,60 @@ class _Dispatch(torch.autograd.Function):
     def forward(ctx: Any, tokens_td: Tensor, order_n: Tensor, inverse_n: Tensor) -> Tensor:
         ctx.save_for_backward(inverse_n)
         ctx.num_tokens = tokens_td.shape[0]
-        per_token = order_n.shape[0] // max(1, ctx.num_tokens)
-        return tokens_td.index_select(0, order_n // max(1, per_token))
+        return tokens_td.index_select(0, order_n // _per_token(order_n, ctx.num_tokens))
 
     @staticmethod
     def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor, None, None]:
         (inverse_n,) = ctx.saved_tensors
-        by_token_nd = grad_nd.index_select(0, inverse_n)
-        if by_token_nd.shape[0] == ctx.num_tokens:
-            return by_token_nd, None, None
-        return by_token_nd.unflatten(0, (ctx.num_tokens, -1)).sum(1), None, None
+        if inverse_n.shape[0] == ctx.num_tokens:
+            return grad_nd.index_select(0, inverse_n), None, None
+        return _sum_rows(grad_nd, inverse_n.view(ctx.num_tokens, -1), None), None, None
+
+
+class _Combine(torch.autograd.Function):
+    """The weighted sum of each token's rows, which lie sorted by expert. The rows in the order of tokens, [t, k, d],
+    are made neither forward nor backward."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_nd: Tensor, weights_tk: Tensor, order_n: Tensor, inverse_n: Tensor) -> Tensor:
+        ctx.save_for_backward(rows_nd, weights_tk, order_n, inverse_n)
+        combined_td: Tensor = _weighted_sum(rows_nd, weights_tk, inverse_n)
+        return combined_td
+
+    @staticmethod
+    def backward(ctx: Any, grad_td: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows_nd, weights_tk, order_n, inverse_n = ctx.saved_tensors
+        grad_nd = grad_td.index_select(0, order_n // _per_token(order_n, weights_tk.shape[0]))
+        grad_n = torch.bmm(rows_nd.unsqueeze(1), grad_nd.unsqueeze(2)).flatten()
+        grad_nd.mul_(weights_tk.flatten().index_select(0, order_n).unsqueeze(1))
+        return grad_nd, grad_n.index_select(0, inverse_n).view_as(weights_tk), None, None
+
+
+@torch.library.custom_op("firstlight::weighted_row_sum", mutates_args=())
+def _weighted_sum(rows_nd: Tensor, weights_tk: Tensor, places_n: Tensor) -> Tensor:
+    """For each token the sum of the rows at its k places, times their weights. One operator, so that recomputation can
+    keep its result."""
+    return _sum_rows(rows_nd, places_n.view_as(weights_tk), weights_tk)
+
+
+@_weighted_sum.register_fake
+def _(rows_nd: Tensor, weights_tk: Tensor, _places_n: Tensor) -> Tensor:
+    return rows_nd.new_empty(weights_tk.shape[0], rows_nd.shape[1])
+
+
+def _sum_rows(rows_nd: Tensor, places_tk: Tensor, weights_tk: Tensor | None) -> Tensor:
+    """On CPU one pass over the rows: 1.4 ms and not 9.3 ms with weights, 1.2 ms and not 4.9 ms without, on a core of
+    4,096 tokens with 4 rows of width 256 each."""
+    if rows_nd.device.type == "cpu" and places_tk.numel():
+        return F.embedding_bag(places_tk, rows_nd, mode="sum", per_sample_weights=weights_tk)
+    by_token_tkd: Tensor = rows_nd.index_select(0, places_tk.flatten()).unflatten(0, places_tk.shape)
+    if weights_tk is None:
+        return by_token_tkd.sum(1)
+    return torch.bmm(weights_tk.unsqueeze(1), by_token_tkd).squeeze(1)
+
+
+def _per_token(order_n: Tensor, num_tokens: int) -> int:
+    return max(1, order_n.shape[0] // max(1, num_tokens))
 
 
 class Segments(Protocol):
@@ -100,8 +145,14 @@ class Assignment:
 
     def combine(self, rows_nd: Tensor, weights_tk: Tensor) -> Tensor:
         """The weighted sum [t, d] of each token's rows."""
-        by_token_tkd = self.restore(rows_nd).unflatten(0, (self.num_tokens, -1))
-        return torch.einsum("tkd,tk->td", by_token_tkd, weights_tk)
+        out: Tensor = _Combine.apply(rows_nd, weights_tk, self.order_n, self.inverse_n)  # type: ignore[no-untyped-call]
+        return out
+
+
+def reference_combine(assignment: Assignment, rows_nd: Tensor, weights_tk: Tensor) -> Tensor:
+    """The definition of `Assignment.combine`: rows by token, times their weights, summed."""
+    out: Tensor = (assignment.restore(rows_nd).unflatten(0, weights_tk.shape) * weights_tk.unsqueeze(-1)).sum(1)
+    return out
 
 
 def grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tensor:
@@ -113,14 +164,15 @@ def grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor) -> Tenso
     if torch.is_autocast_enabled(rows_nd.device.type):
         dtype = torch.get_autocast_dtype(rows_nd.device.type)
         rows_nd, weight_eod = rows_nd.to(dtype), weight_eod.to(dtype)
-    if rows_nd.shape[0] and _grouped_mm_takes(weight_eod):
+    if rows_nd.shape[0] and takes_grouped_mm(weight_eod.dtype, weight_eod.shape[1:]):
         return F.grouped_mm(rows_nd, weight_eod.transpose(-2, -1), offs=ends_e)
     return reference_grouped_linear(rows_nd, weight_eod, ends_e)
 
 
 def grouped_weight_gradient(grad_no: Tensor, rows_nd: Tensor, ends_e: Tensor) -> Tensor:
     """The gradient of the weights of `grouped_linear`, [e, o, d], from that of its output."""
-    if rows_nd.shape[0] and _grouped_mm_takes(grad_no) and _grouped_mm_takes(rows_nd):
+    is_taken = takes_grouped_mm(grad_no.dtype, grad_no.shape[1:]) and takes_grouped_mm(rows_nd.dtype, rows_nd.shape[1:])
+    if rows_nd.shape[0] and is_taken:
         return F.grouped_mm(grad_no.contiguous().T, rows_nd.contiguous(), offs=ends_e)
     ends = ends_e.tolist()
     return torch.stack(
@@ -159,9 +211,8 @@ def reference_grouped_linear(rows_nd: Tensor, weight_eod: Tensor, ends_e: Tensor
     return torch.cat(segments)
 
 
-def _grouped_mm_takes(matrices: Tensor) -> bool:
-    """Of this type, and with widths (all dimensions but the first) that keep rows aligned."""
-    if matrices.dtype not in (torch.float32, torch.bfloat16):
+def takes_grouped_mm(dtype: torch.dtype, widths: Sequence[int]) -> bool:
+    """Whether torch's grouped product takes matrices of this type, whose rows have these widths."""
+    if dtype not in (torch.float32, torch.bfloat16):
         return False
-    size = matrices.element_size()
-    return all(width * size % _ALIGNMENT_BYTES == 0 for width in matrices.shape[1:])
+    return all(width * dtype.itemsize % _ALIGNMENT_BYTES == 0 for width in widths)

@@ -30,7 +30,7 @@ _OPERATORS: Mapping[str, frozenset[str]] = {
     "products": frozenset(
         f"aten::{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "linear", "_grouped_mm", "_scaled_mm_v2")
     )
-    | {"firstlight::fp8_product"},
+    | {"firstlight::fp8_product", "firstlight::weighted_row_sum"},
     "attention": frozenset(f"aten::_scaled_dot_product_{name}_attention" for name in ("flash", "efficient", "cudnn"))
     | {
         "aten::_scaled_dot_product_flash_attention_for_cpu",

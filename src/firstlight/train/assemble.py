@@ -57,6 +57,7 @@ from firstlight.parallel.device import (
 )
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.kernels import Kernels
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.resilience.guard import Guard
@@ -211,6 +212,8 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
 def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
     """This rank's part of the model, with the weights that the run starts from."""
     arithmetic = Arithmetic.of(config.training.precision, place.device)
+    kernels = Kernels.of(config.kernels, config.model, layout, arithmetic)
+    get_logger().info(kernels.describe())
     model = build_parallel(
         config.model,
         layout,
@@ -219,7 +222,7 @@ def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
         device=place.device,
         seed=config.training.seed,
         arithmetic=arithmetic,
-        build=build_model if place.own_model is None else place.own_model.build,
+        build=kernels.in_what(build_model if place.own_model is None else place.own_model.build),
     )
     if config.model.from_hf is not None and not candidates(place.folder.checkpoints):
         get_logger().info(f"starting from the weights in {config.model.from_hf}")

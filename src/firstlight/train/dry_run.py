@@ -17,6 +17,7 @@ from firstlight.data.stream import rows_of_rank
 from firstlight.layout.memory import RankState
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage
+from firstlight.models.family import build_model
 from firstlight.optim.averages import Averages
 from firstlight.optim.kept_moments import local_of
 from firstlight.optim.optimizer import Optimizer, Surroundings
@@ -25,6 +26,7 @@ from firstlight.parallel.apply import LaidOut, buffer_names, copies_in, lay_out,
 from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.device import has_fused_adamw
 from firstlight.parallel.group import sum_over_ranks
+from firstlight.parallel.kernels import Kernels
 from firstlight.parallel.pretended import PRETENDED, pretending, spread_rows_evenly, without_memory
 from firstlight.train.assemble import keeping_of, stages_of_rank
 from firstlight.train.state import model_tensors
@@ -91,6 +93,7 @@ def built(config: RunConfig, world_size: int, rank: int) -> Iterator[tuple[Built
             stages=stages_of_rank(config, layout, rank),
             device=PRETENDED,
             arithmetic=arithmetic,
+            build=Kernels.of(config.kernels, config.model, layout, arithmetic).in_what(build_model),
         )
         with without_memory() as mode:
             for stage in model.stages:

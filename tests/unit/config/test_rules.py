@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from firstlight.base.errors import InputError
-from firstlight.config import context_rules, phase_rules, pipeline_rules, precision_rules, recipe_rules, rules
+from firstlight.config import (
+    context_rules,
+    kernel_rules,
+    phase_rules,
+    pipeline_rules,
+    precision_rules,
+    recipe_rules,
+    rules,
+)
 from firstlight.config.load import load
 from firstlight.config.rules import RULES, Rule
 from tests.runs import TINY_YAML
@@ -464,6 +472,42 @@ CASES = (
         rule=rules.evaluation_has_data,
         overrides=("data.evaluate=[]", "training.evaluate_every_steps=2"),
         line="training.evaluate_every_steps = 2, but data.evaluate is empty; add a held-out set, or use 0",
+    ),
+    Case(
+        rule=kernel_rules.attention_kernel_is_used,
+        overrides=("parallelism.context_parallel=2", "kernels.attention=reference"),
+        line="kernels.attention = reference does not go with parallelism.context_parallel = 2, which has its own; "
+        "use auto",
+        world_size=2,
+    ),
+    Case(
+        rule=kernel_rules.experts_kernel_is_used,
+        overrides=("training.precision=fp8", "kernels.experts=reference"),
+        line="kernels.experts = reference does not go with training.precision.kind = fp8, which has its own; use auto",
+    ),
+    Case(
+        rule=kernel_rules.experts_kernel_is_used,
+        overrides=("model.feed_forward.moe_intermediate_size=18", "kernels.experts=grouped_mm"),
+        line="kernels.experts = grouped_mm does not go with model.feed_forward.moe_intermediate_size = 18 of a rank; "
+        "grouped_mm takes rows of multiples of 4 numbers; use auto",
+    ),
+    Case(
+        rule=kernel_rules.experts_kernel_is_used,
+        overrides=("training.precision=fp16", "kernels.experts=grouped_mm"),
+        line="kernels.experts = grouped_mm does not go with training.precision.kind = fp16; grouped_mm takes fp32 and "
+        "bf16; use auto",
+    ),
+    Case(
+        rule=kernel_rules.loss_kernel_is_used,
+        overrides=("model.z_loss=0.001", "kernels.loss=linear_cross_entropy"),
+        line="kernels.loss = linear_cross_entropy does not go with model.z_loss = 0.001, which needs the logits; "
+        "use auto",
+    ),
+    Case(
+        rule=kernel_rules.loss_kernel_is_used,
+        overrides=("parallelism.tensor_parallel=2", "kernels.loss=reference"),
+        line="kernels.loss = reference does not go with parallelism.tensor_parallel = 2, which has its own; use auto",
+        world_size=2,
     ),
     Case(
         rule=precision_rules.loss_scale_can_back_off,

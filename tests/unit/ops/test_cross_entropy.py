@@ -1,11 +1,21 @@
 """The output head's loss against torch's cross-entropy on the positions that count."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from firstlight.ops.cross_entropy import summed_cross_entropy, summed_cross_entropy_and_z
+from firstlight.ops.cross_entropy import (
+    BLOCK,
+    reference_summed_cross_entropy,
+    summed_cross_entropy,
+    summed_cross_entropy_and_z,
+)
 
 
 def head(*, tokens: int, width: int, vocabulary: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,6 +59,29 @@ def test_ignored_label_of_torch_is_no_mask_of_ours() -> None:
     hidden, weight, labels = head(tokens=3, width=8, vocabulary=17, dtype=torch.float64)
     loss = summed_cross_entropy(hidden, weight, labels, torch.ones(3))
     torch.testing.assert_close(loss, F.cross_entropy(hidden @ weight.T, labels, reduction="sum"))
+
+
+def test_logits_of_many_positions_are_no_result_of_any_operator() -> None:
+    hidden, weight, labels = head(tokens=1100, width=8, vocabulary=4000, dtype=torch.float32)
+    with LargestResult() as seen:
+        summed_cross_entropy(hidden, weight, labels, torch.ones(1100)).backward()
+    assert seen.size <= BLOCK * 4000
+    with LargestResult() as seen:
+        reference_summed_cross_entropy(hidden, weight, labels, torch.ones(1100)).backward()
+    assert seen.size == 1100 * 4000
+
+
+class LargestResult(TorchDispatchMode):
+    """The most elements that any operator's result has in the block."""
+
+    size = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.size = max([self.size, *(one.numel() for one in tree_leaves(out) if isinstance(one, Tensor))])
+        return out
 
 
 def test_nothing_to_predict_costs_nothing() -> None:
