@@ -82,11 +82,7 @@ def by_arithmetic(model: ModelConfig, layer: int, numbers: Numbers, recompute: R
 @pytest.mark.parametrize(("name", "layer"), CASES)
 @pytest.mark.parametrize("is_mixed", [False, True], ids=["fp32", "bf16"])
 def test_saved_bytes_are_those_of_autograd(name: str, layer: int, is_mixed: bool) -> None:
-<<<<<<< HEAD
-    numbers = Numbers(product=2 if is_mixed else 4, has_fused_norms=False, pads_values=True, keeps_softmax=True)
-=======
-    numbers = Numbers(product=2 if is_mixed else 4, pads_values=True)
->>>>>>> bda93ec (The sum of experts' rows, the norm and the loss cost less on CPU; which kernels compute is said and can be chosen)
+    numbers = Numbers(product=2 if is_mixed else 4, pads_values=True, keeps_softmax=True)
     assert by_arithmetic(MODELS[name], layer, numbers, NoRecompute()) == measured(
         MODELS[name], layer, is_mixed=is_mixed
     )
@@ -130,10 +126,6 @@ def test_held_bytes_are_those_that_recomputation_leaves(name: str, kind: str, is
             out, load = decoder.layers[str(layer)](hidden, places)
         given = [out] if load is None else [out, load.balance_loss, load.z_loss, load.load_e]
         after = held.now() - sum(one.untyped_storage().nbytes() for one in given)
-<<<<<<< HEAD
-    numbers = Numbers(product=2 if is_mixed else 4, has_fused_norms=False, pads_values=True, keeps_softmax=True)
-=======
-    numbers = Numbers(product=2 if is_mixed else 4, pads_values=True)
->>>>>>> bda93ec (The sum of experts' rows, the norm and the loss cost less on CPU; which kernels compute is said and can be chosen)
+    numbers = Numbers(product=2 if is_mixed else 4, pads_values=True, keeps_softmax=True)
     # The layer's input was there before.
     assert after == by_arithmetic(model, layer, numbers, recompute) - hidden.nbytes
