@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+from firstlight.base.causal_blocks import MAX_LENGTH
 from firstlight.config.broken import Broken
-from firstlight.config.model import MoeFeedForward
+from firstlight.config.model import GroupedQueryAttention, MoeFeedForward
 from firstlight.config.pipeline import SPLITS_BACKWARD
 from firstlight.config.precision import PRODUCT_TYPES
 from firstlight.config.schema import RunConfig
+from firstlight.config.timeline import sequence_lengths
 
 _ROW_BYTES = 16
 
@@ -16,6 +18,17 @@ def attention_kernel_is_used(config: RunConfig, _world_size: int) -> Iterator[Br
     kernel, degree = config.kernels.attention, config.parallelism.context_parallel
     if kernel != "auto" and degree > 1:
         yield _broken("attention", kernel, f"parallelism.context_parallel = {degree}, which has its own")
+    if kernel != "blocks":
+        return
+    attention, kind = config.model.attention, config.training.precision.kind
+    if kind != "fp32":
+        yield _broken("attention", kernel, f"training.precision.kind = {kind}; blocks take fp32")
+    if isinstance(attention, GroupedQueryAttention) and attention.window is not None:
+        yield _broken("attention", kernel, "model.attention.window, which is computed in blocks of its own")
+    sinks = isinstance(attention, GroupedQueryAttention) and attention.has_sinks
+    for key, length in sequence_lengths(config).items():
+        if length + sinks > MAX_LENGTH:
+            yield _broken("attention", kernel, f"{key} = {length}; blocks take {MAX_LENGTH - sinks} positions")
 
 
 def experts_kernel_is_used(config: RunConfig, _world_size: int) -> Iterator[Broken]:

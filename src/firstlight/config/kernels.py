@@ -4,7 +4,7 @@ from typing import Literal
 
 from firstlight.config.section import Section
 
-AttentionKernel = Literal["auto", "fused", "reference"]
+AttentionKernel = Literal["auto", "blocks", "fused", "reference"]
 ExpertsKernel = Literal["auto", "grouped_mm", "reference"]
 NormKernel = Literal["auto", "fused", "reference"]
 LossKernel = Literal["auto", "linear_cross_entropy", "reference"]
@@ -15,7 +15,8 @@ class KernelsConfig(Section):
     definition, slow and with memory that `firstlight plan` does not count: for finding an error."""
 
     attention: AttentionKernel = "auto"
-    """fused: torch's attention. reference: the whole matrix of scores."""
+    """blocks: products over blocks of queries, for up to 512 positions in fp32 on CPU. fused: torch's attention.
+    reference: the whole matrix of scores."""
     experts: ExpertsKernel = "auto"
     """grouped_mm: torch's grouped product, of rows in fp32 or bf16 that are multiples of 16 bytes. reference: a product
     for each expert."""

@@ -4,7 +4,8 @@ Shapes: b batch, h query heads, g key/value heads, s sequence, k query/key width
 positions.
 """
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -59,17 +60,16 @@ class Attend(Protocol):
     ) -> Tensor: ...
 
 
-def causal_attention(
-    query_bhsk: Tensor,
-    key_bgsk: Tensor,
-    value_bgsv: Tensor,
-    *,
-    scale: float,
-    visibility: Visibility | None = None,
-    window: int | None = None,
-    sinks_h: Tensor | None = None,
-    largest_h: Tensor | None = None,
-) -> Tensor:
+class AttentionKernel(Protocol):
+    """Softmax attention, causal without a mask, else to what the mask shows."""
+
+    def __call__(
+        self, query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, *, scale: float, mask: Tensor | None
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class CausalAttention:
     """Attention of every position to itself and those before it that it sees, by default all; returns [b, h, s, v].
 
     With `window` a position sees that many positions, itself included; where that is less than half of the sequence,
@@ -77,28 +77,81 @@ def causal_attention(
     every softmax contains beside the scores and that have no value. `largest_h` is raised, in place, to each head's
     largest logit, for one more product of queries and keys.
     """
-    length = query_bhsk.shape[2]
-    visibility = visibility or Visibility()
-    if largest_h is not None:
-        raise_to_causal(
-            largest_h, query_bhsk, key_bgsk, scale=scale, window=window, documents_bs=visibility.documents_bs
-        )
-    if window is not None and window < length:
-        return _windowed(
-            query_bhsk,
-            key_bgsk,
-            value_bgsv,
-            scale=scale,
-            window=window,
-            documents_bs=visibility.documents_bs,
-            sinks_h=sinks_h,
-        )
-    mask_b1st = visibility.mask(has_sink=sinks_h is not None)
-    if sinks_h is None:
-        return _fused(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask_b1st)
-    query_bhsk, key_bgsk, value_bgsv = _with_sink(query_bhsk, key_bgsk, value_bgsv, sinks_h / scale)
-    # A first query for the first key keeps the causal triangle, for which kernels need no mask.
-    return _fused(F.pad(query_bhsk, (0, 0, 1, 0)), key_bgsk, value_bgsv, scale=scale, mask=mask_b1st)[:, :, 1:]
+
+    kernel: AttentionKernel
+
+    def __call__(
+        self,
+        query_bhsk: Tensor,
+        key_bgsk: Tensor,
+        value_bgsv: Tensor,
+        *,
+        scale: float,
+        visibility: Visibility | None = None,
+        window: int | None = None,
+        sinks_h: Tensor | None = None,
+        largest_h: Tensor | None = None,
+    ) -> Tensor:
+        length = query_bhsk.shape[2]
+        visibility = visibility or Visibility()
+        if largest_h is not None:
+            raise_to_causal(
+                largest_h, query_bhsk, key_bgsk, scale=scale, window=window, documents_bs=visibility.documents_bs
+            )
+        if window is not None and window < length:
+            return _windowed(
+                query_bhsk,
+                key_bgsk,
+                value_bgsv,
+                scale=scale,
+                window=window,
+                documents_bs=visibility.documents_bs,
+                sinks_h=sinks_h,
+                kernel=self.kernel,
+            )
+        mask_b1st = visibility.mask(has_sink=sinks_h is not None)
+        if sinks_h is None:
+            return self.kernel(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask_b1st)
+        query_bhsk, key_bgsk, value_bgsv = _with_sink(query_bhsk, key_bgsk, value_bgsv, sinks_h / scale)
+        # A first query for the first key keeps the causal triangle, for which kernels need no mask.
+        query_bhsk = F.pad(query_bhsk, (0, 0, 1, 0))
+        return self.kernel(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask_b1st)[:, :, 1:]
+
+
+def torch_attention(
+    query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, *, scale: float, mask: Tensor | None
+) -> Tensor:
+    """torch's attention: causal without a mask, else where the mask says so.
+
+    On CPU, torch's fused kernel wants equal widths and falls back to the full score matrix otherwise: a narrower
+    value is padded with zeros, which is exact and measured 2.4 times as fast at 512 positions and widths 48 and 32.
+    """
+    key_width, value_width = key_bgtk.shape[-1], value_bgtv.shape[-1]
+    is_padded = query_bhsk.device.type == "cpu" and value_width < key_width
+    if is_padded:
+        value_bgtv = F.pad(value_bgtv, (0, key_width - value_width))
+    out = F.scaled_dot_product_attention(
+        query_bhsk,
+        key_bgtk,
+        value_bgtv,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=key_bgtk.shape[1] != query_bhsk.shape[1],
+    )
+    return out[..., :value_width] if is_padded else out
+
+
+def fastest_attention(
+    query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, *, scale: float, mask: Tensor | None
+) -> Tensor:
+    """Blocks of queries where they are faster than torch's kernel, and that elsewhere."""
+    kernel = attention_cpu.blocked_attention if attention_cpu.takes(query_bhsk, key_bgtk) else torch_attention
+    return kernel(query_bhsk, key_bgtk, value_bgtv, scale=scale, mask=mask)
+
+
+causal_attention: Final[Attend] = CausalAttention(fastest_attention)
+"""See `CausalAttention`."""
 
 
 def reference_causal_attention(
@@ -129,30 +182,6 @@ def reference_causal_attention(
     return torch.cat((scores_bhst, sink_bhs1), dim=-1).softmax(-1)[..., :-1] @ value_bhsv
 
 
-def _fused(query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, *, scale: float, mask: Tensor | None) -> Tensor:
-    """torch's attention: causal without a mask, else where the mask says so.
-
-    On CPU, torch's fused kernel wants equal widths and falls back to the full score matrix otherwise: a narrower
-    value is padded with zeros, which is exact and measured 2.4 times as fast at 512 positions and widths 48 and 32.
-    """
-    if attention_cpu.takes(query_bhsk, key_bgtk):
-        return attention_cpu.blocked_attention(query_bhsk, key_bgtk, value_bgtv, scale=scale, mask=mask)
-    key_width, value_width = key_bgtk.shape[-1], value_bgtv.shape[-1]
-    is_padded = query_bhsk.device.type == "cpu" and value_width < key_width
-    if is_padded:
-        value_bgtv = F.pad(value_bgtv, (0, key_width - value_width))
-    out = F.scaled_dot_product_attention(
-        query_bhsk,
-        key_bgtk,
-        value_bgtv,
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scale,
-        enable_gqa=key_bgtk.shape[1] != query_bhsk.shape[1],
-    )
-    return out[..., :value_width] if is_padded else out
-
-
 def _windowed(
     query_bhsk: Tensor,
     key_bgsk: Tensor,
@@ -162,6 +191,7 @@ def _windowed(
     window: int,
     documents_bs: Tensor | None,
     sinks_h: Tensor | None,
+    kernel: AttentionKernel,
 ) -> Tensor:
     """Each block of queries against the keys of its own block and of the one before; blocks are rows of a batch.
 
@@ -175,7 +205,7 @@ def _windowed(
         mask = _is_seen(position[:, None] - position, window)
         if documents_bs is not None:
             mask = mask & (documents_bs[:, None, :, None] == documents_bs[:, None, None, :])
-        return _masked(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask, sinks_h=sinks_h)
+        return _masked(query_bhsk, key_bgsk, value_bgsv, scale=scale, mask=mask, sinks_h=sinks_h, kernel=kernel)
     query = _blocks(query_bhsk, block, num_blocks)
     key, value = (_with_previous(_blocks(x, block, num_blocks), batch) for x in (key_bgsk, value_bgsv))
     mask = _seen_in_blocks(block, num_blocks, window, device=query.device).repeat(batch, 1, 1, 1)
@@ -183,17 +213,26 @@ def _windowed(
         # As one head of width one; what fills up the last block is of no document.
         own = _blocks(documents_bs[:, None, :, None] + 1, block, num_blocks)
         mask = mask & (own == _with_previous(own, batch).transpose(-2, -1))
-    out = _masked(query, key, value, scale=scale, mask=mask, sinks_h=sinks_h)
+    out = _masked(query, key, value, scale=scale, mask=mask, sinks_h=sinks_h, kernel=kernel)
     out_bhsv: Tensor = out.unflatten(0, (batch, num_blocks)).transpose(1, 2).flatten(2, 3)
     return out_bhsv[:, :, :length]
 
 
-def _masked(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor, sinks_h: Tensor | None) -> Tensor:
+def _masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    mask: Tensor,
+    sinks_h: Tensor | None,
+    kernel: AttentionKernel,
+) -> Tensor:
     """Attention to what the mask shows, and to the sink."""
     if sinks_h is not None:
         query, key, value = _with_sink(query, key, value, sinks_h / scale)
         mask = F.pad(mask, (1, 0), value=True)
-    return _fused(query, key, value, scale=scale, mask=mask)
+    return kernel(query, key, value, scale=scale, mask=mask)
 
 
 def _is_seen(distance: Tensor, window: int) -> Tensor:

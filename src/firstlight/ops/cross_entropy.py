@@ -24,8 +24,8 @@ def summed_cross_entropy(hidden_td: Tensor, weight_vd: Tensor, labels_t: Tensor,
 
     `labels_t` int64; a masked position's label may be anything. Where products are not in a type of 16 bits the logits
     exist in blocks, and the gradients are made of them in the forward pass: 0.71 s of a core instead of 0.89 s for
-    forward and backward of 4,096 positions of width 256 and 8,192 words, and 0.25 GB less. In fp16 they would be made
-    before the loss is scaled.
+    forward and backward of 4,096 positions of width 256 and 8,192 words, and 0.12 GB instead of 0.41. In fp16 they
+    would be made before the loss is scaled.
     """
     targets_t = torch.where(mask_t != 0, labels_t, _IGNORED)
     options = LinearCrossEntropyOptions(batch_chunk_size=BLOCK) if _goes_in_blocks(hidden_td) else None

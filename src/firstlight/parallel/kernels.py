@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from firstlight.base.causal_blocks import MAX_LENGTH
+from firstlight.base.errors import InputError
 from firstlight.config.kernels import KernelsConfig
-from firstlight.config.model import ModelConfig, MoeFeedForward
+from firstlight.config.model import GroupedQueryAttention, ModelConfig, MoeFeedForward
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage
 from firstlight.models.attention import GroupedQuery, MultiHeadLatent
@@ -19,7 +21,14 @@ from firstlight.models.decoder import Decoder, TokenLossHere
 from firstlight.models.family import Builder
 from firstlight.models.layers import RmsNorm
 from firstlight.models.moe import Experts, GroupedProduct, MixtureOfExperts
-from firstlight.ops.attention import Attend, Visibility, causal_attention, reference_causal_attention
+from firstlight.ops.attention import (
+    Attend,
+    CausalAttention,
+    Visibility,
+    reference_causal_attention,
+    torch_attention,
+)
+from firstlight.ops.attention_cpu import blocked_attention
 from firstlight.ops.attention_logits import raise_to_causal
 from firstlight.ops.cross_entropy import SummedLoss, reference_summed_cross_entropy, summed_cross_entropy
 from firstlight.ops.experts import (
@@ -52,13 +61,25 @@ def reference_attention(
     )
 
 
-ATTENTION: Mapping[str, Attend] = {"fused": causal_attention, "reference": reference_attention}
+ATTENTION: Mapping[str, Attend] = {
+    "blocks": CausalAttention(blocked_attention),
+    "fused": CausalAttention(torch_attention),
+    "reference": reference_attention,
+}
 EXPERTS: Mapping[str, GroupedProduct] = {"grouped_mm": grouped_linear, "reference": reference_grouped_linear}
 NORM: Mapping[str, Normalise] = {"fused": rms_norm, "reference": reference_rms_norm}
 LOSS: Mapping[str, SummedLoss] = {
     "linear_cross_entropy": summed_cross_entropy,
     "reference": reference_summed_cross_entropy,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What a choice by itself depends on, beside model and layout: the device, and the longest sequence."""
+
+    device: torch.device
+    longest: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +91,22 @@ class Kernels:
     """The name of what computes, by operator."""
 
     @classmethod
-    def of(cls, chosen: KernelsConfig, model: ModelConfig, layout: Layout, arithmetic: Arithmetic) -> "Kernels":
-        """The configuration's rules hold."""
+    def of(
+        cls,
+        chosen: KernelsConfig,
+        model: ModelConfig,
+        layout: Layout,
+        arithmetic: Arithmetic,
+        place: "Circumstances",
+    ) -> "Kernels":
+        """The configuration's rules hold. Raises InputError for a kernel that the device does not have."""
+        if chosen.attention == "blocks" and place.device.type != "cpu":
+            raise InputError(
+                f"kernels.attention = blocks is a kernel for CPU, and this device is {place.device.type}; use auto or "
+                "fused"
+            )
         taken = {
-            "attention": _attention(layout),
+            "attention": _attention(model, layout, arithmetic, place),
             "experts": _experts(model, layout, arithmetic),
             "norm": "fused",
             "loss": _loss(model, layout),
@@ -115,9 +148,13 @@ class Kernels:
             model.token_loss = TokenLossHere(model.config, LOSS[chosen.loss])
 
 
-def _attention(layout: Layout) -> str:
+def _attention(model: ModelConfig, layout: Layout, arithmetic: Arithmetic, place: Circumstances) -> str:
     if layout.cp == 1:
-        return "fused"
+        is_precise = arithmetic.product_dtype is None and arithmetic.parameter_dtype is None
+        has_window = isinstance(model.attention, GroupedQueryAttention) and model.attention.window is not None
+        if place.device.type != "cpu" or not is_precise or place.longest > MAX_LENGTH:
+            return "fused"
+        return "blocks where no window is" if has_window else "blocks"
     return "ring" if layout.cp_heads == 1 else "exchanged heads" if layout.cp_heads == layout.cp else "rings of heads"
 
 

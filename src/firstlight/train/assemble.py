@@ -57,7 +57,7 @@ from firstlight.parallel.device import (
 )
 from firstlight.parallel.engine import Engine, PlainEngine, Work
 from firstlight.parallel.group import sum_over_ranks
-from firstlight.parallel.kernels import Kernels
+from firstlight.parallel.kernels import Circumstances, Kernels
 from firstlight.parallel.losses import RankSums
 from firstlight.parallel.pipelined_engine import PipelinedEngine
 from firstlight.resilience.guard import Guard
@@ -212,7 +212,8 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
 def _model(config: RunConfig, layout: Layout, place: Place) -> LaidOut:
     """This rank's part of the model, with the weights that the run starts from."""
     arithmetic = Arithmetic.of(config.training.precision, place.device)
-    kernels = Kernels.of(config.kernels, config.model, layout, arithmetic)
+    around = Circumstances(device=place.device, longest=max(sequence_lengths(config).values()))
+    kernels = Kernels.of(config.kernels, config.model, layout, arithmetic, around)
     get_logger().info(kernels.describe())
     model = build_parallel(
         config.model,

@@ -12,7 +12,7 @@ from firstlight.checkpoint.shards import LocalShard, local_shard
 from firstlight.checkpoint.writer import files_of
 from firstlight.config.scheduled_numbers import scheduled_numbers
 from firstlight.config.schema import RunConfig
-from firstlight.config.timeline import timeline_of
+from firstlight.config.timeline import sequence_lengths, timeline_of
 from firstlight.data.stream import rows_of_rank
 from firstlight.layout.memory import RankState
 from firstlight.layout.mesh import Layout
@@ -26,7 +26,7 @@ from firstlight.parallel.apply import LaidOut, buffer_names, copies_in, lay_out,
 from firstlight.parallel.arithmetic import Arithmetic
 from firstlight.parallel.device import has_fused_adamw
 from firstlight.parallel.group import sum_over_ranks
-from firstlight.parallel.kernels import Kernels
+from firstlight.parallel.kernels import Circumstances, Kernels
 from firstlight.parallel.pretended import PRETENDED, pretending, spread_rows_evenly, without_memory
 from firstlight.train.assemble import keeping_of, stages_of_rank
 from firstlight.train.state import model_tensors
@@ -84,6 +84,7 @@ def built(config: RunConfig, world_size: int, rank: int) -> Iterator[tuple[Built
     computes. Both must be out of reach behind the block."""
     layout = Layout.of(config.parallelism, world_size)
     arithmetic = Arithmetic.of(config.training.precision, PRETENDED)
+    around = Circumstances(device=PRETENDED, longest=max(sequence_lengths(config).values()))
     with pretending(rank, world_size):
         # Meshes are cut out of each other by their ranks' numbers, which tensors without values do not have.
         model = lay_out(
@@ -93,7 +94,7 @@ def built(config: RunConfig, world_size: int, rank: int) -> Iterator[tuple[Built
             stages=stages_of_rank(config, layout, rank),
             device=PRETENDED,
             arithmetic=arithmetic,
-            build=Kernels.of(config.kernels, config.model, layout, arithmetic).in_what(build_model),
+            build=Kernels.of(config.kernels, config.model, layout, arithmetic, around).in_what(build_model),
         )
         with without_memory() as mode:
             for stage in model.stages:

@@ -23,6 +23,7 @@ from firstlight.parallel.device import pick_device
 from firstlight.parallel.group import joined
 from firstlight.resilience.agreement import require_same
 from firstlight.train.assemble import assemble, open_inputs
+from firstlight.train.collection import set_aside
 from firstlight.train.loop import Outcome, Parts, run
 from firstlight.train.place import Place
 from firstlight.train.run_facts import run_facts
@@ -91,7 +92,8 @@ def _train_together(config: RunConfig, place: Place, beside: Mapping[str, str]) 
 def _observed(parts: Parts, state: TrainState, place: Place) -> Outcome:
     """What ends the run is an event too."""
     try:
-        return run(parts, state)
+        with set_aside():
+            return run(parts, state)
     except Exception as error:
         place.events.add("fault", state.step, f"{type(error).__name__}: {error}")
         raise

@@ -481,6 +481,21 @@ CASES = (
         world_size=2,
     ),
     Case(
+        rule=kernel_rules.attention_kernel_is_used,
+        overrides=(
+            "data.train.sequence_length=513",
+            "model.max_position_embeddings=600",
+            "kernels.attention=blocks",
+        ),
+        line="kernels.attention = blocks does not go with data.train.sequence_length = 513; blocks take 512 positions; "
+        "use auto",
+    ),
+    Case(
+        rule=kernel_rules.attention_kernel_is_used,
+        overrides=("training.precision=bf16", "kernels.attention=blocks"),
+        line="kernels.attention = blocks does not go with training.precision.kind = bf16; blocks take fp32; use auto",
+    ),
+    Case(
         rule=kernel_rules.experts_kernel_is_used,
         overrides=("training.precision=fp8", "kernels.experts=reference"),
         line="kernels.experts = reference does not go with training.precision.kind = fp8, which has its own; use auto",
