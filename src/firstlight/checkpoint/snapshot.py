@@ -18,13 +18,12 @@ class HostBuffers:
         self._buffers: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def copy(self, tensors: Mapping[str, Tensor], *, is_first_rank: bool) -> dict[str, LocalShard]:
-        """The shards that this rank writes, with copies of their data; valid until the next call."""
-        shards = {name: local_shard(tensor, is_first_rank=is_first_rank) for name, tensor in tensors.items()}
-        copies: dict[str, LocalShard] = {}
-        for name, shard in shards.items():
-            if shard.is_written:
-                copies[name] = replace(shard, data=self._buffer(name, shard.data).copy_(shard.data, non_blocking=True))
+    def copy(self, shards: Mapping[str, LocalShard]) -> dict[str, LocalShard]:
+        """The same shards with copies of their data; valid until the next call."""
+        copies = {
+            name: replace(shard, data=self._buffer(name, shard.data).copy_(shard.data, non_blocking=True))
+            for name, shard in shards.items()
+        }
         if any(shard.data.device.type != "cpu" for shard in shards.values()):
             torch.accelerator.synchronize()
         return copies
@@ -38,10 +37,15 @@ class HostBuffers:
         return known
 
 
+def written_shards(tensors: Mapping[str, Tensor], *, is_first_rank: bool) -> dict[str, LocalShard]:
+    """What this rank writes of the tensors: their own memory, not a copy."""
+    shards = {name: local_shard(tensor, is_first_rank=is_first_rank) for name, tensor in tensors.items()}
+    return {name: shard for name, shard in shards.items() if shard.is_written}
+
+
 def num_bytes_written(tensors: Mapping[str, Tensor]) -> int:
     """The bytes that the first rank writes of them."""
-    shards = (local_shard(tensor, is_first_rank=True) for tensor in tensors.values())
-    return sum(shard.data.nbytes for shard in shards if shard.is_written)
+    return sum(shard.data.nbytes for shard in written_shards(tensors, is_first_rank=True).values())
 
 
 def not_finite_weights(shards: Mapping[str, LocalShard]) -> list[str]:
