@@ -12,13 +12,14 @@ import torch
 
 from firstlight.base.errors import FirstlightError
 from firstlight.base.peers import Alone
+from firstlight.checkpoint import snapshot
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.checkpoint.disk import LocalDisk
 from firstlight.checkpoint.snapshot import HostBuffers, written_shards
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.training import CheckpointConfig
 from tests.unit.checkpoint.disk import RefusingDisk, SlowDisk
-from tests.unit.checkpoint.state import State, blank, checkpointer, is_state_of, save_last
+from tests.unit.checkpoint.state import State, blank, checkpointer, is_state_of, same_bits, save_last
 from tests.unit.resilience.peers import on_ranks
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -220,6 +221,23 @@ def test_the_copy_is_a_copy() -> None:
     live.zero_()
     assert first.equal(torch.arange(6.0))
     assert buffers.copy(shards)["model/x"].data.data_ptr() == first.data_ptr()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1 << 20])
+def test_tensors_of_every_kind_are_copied(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+    monkeypatch.setattr(snapshot, "_COPIED_BYTES", piece_bytes)
+    live = {
+        **State(3).live,
+        "optimizer/turned": torch.arange(12.0).view(3, 4).t(),
+        "optimizer/scalar": torch.tensor(2.5),
+        "optimizer/nothing": torch.empty(0, 3),
+        "optimizer/flags": torch.tensor([True, False]),
+    }
+    copies = HostBuffers().copy(written_shards(live, is_first_rank=True))
+    assert copies.keys() == live.keys()
+    for name, tensor in live.items():
+        assert same_bits(copies[name].data, tensor)
+        assert copies[name].data.is_contiguous()
 
 
 def test_the_last_state_is_written_out_of_its_own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
