@@ -54,6 +54,16 @@ class State:
         self.step = state["step"]
 
 
+class NotHashed:
+    """In the place of BLAKE3: takes bytes and does not look at them."""
+
+    def update(self, _content: memoryview) -> None:
+        pass
+
+    def hexdigest(self) -> str:
+        return Equal()
+
+
 class Equal(str):
     """Stands for any digest: loading with it costs all but the hashing."""
 
@@ -117,9 +127,9 @@ class Rounds:
             self.timed("firstlight: stall", lambda: self.ours.save(self.state))
             self.ours.finish()
         self.loaded("firstlight", folder, lambda: self._checkpointer(folder).restore(self.state))
-        digest, pieces.digest_of = pieces.digest_of, lambda _: Equal()
+        hasher, pieces.blake3 = pieces.blake3, NotHashed
         self.loaded("firstlight, not hashed", folder, lambda: self._checkpointer(folder).restore(self.state))
-        pieces.digest_of = digest
+        pieces.blake3 = hasher
 
     def save_torch(self) -> None:
         """torch.save of the same tensors, flushed."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 from firstlight.checkpoint.disk import LocalDisk
-from firstlight.checkpoint.snapshot import HostBuffers
+from firstlight.checkpoint.snapshot import HostBuffers, written_shards
 from firstlight.checkpoint.writer import STAGING_PREFIX, CheckpointWriter
 from firstlight.launch.parent import die_with
 from firstlight.layout.mesh import Layout
@@ -45,7 +45,7 @@ def run(case: DryCase, name: str, folder: Path, rank: int) -> None:
     step = step_of(config, built, rank)
     writer = CheckpointWriter(folder / f"{name}-{rank}", rank=rank, num_ranks=case.ranks, disk=LocalDisk())
     writer.prepare("step", 0)
-    shards = HostBuffers().copy(state_tensors(built), is_first_rank=layout.is_first_of_stage(rank))
+    shards = HostBuffers().copy(written_shards(state_tensors(built), is_first_rank=layout.is_first_of_stage(rank)))
     writer.write_part("step", shards)
     files = (folder / f"{name}-{rank}" / f"{STAGING_PREFIX}step").glob("*.safetensors")
     shapes = {tensor: [list(shard.data.shape), list(shard.offset)] for tensor, shard in shards.items()}

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from firstlight.checkpoint.manifest import UnusableCheckpoint
-from firstlight.checkpoint.pieces import descriptor_of, fill_from
+from firstlight.checkpoint.pieces import Landing, file_at, fill_from
 
 NAME_OF_DTYPE = {
     torch.float64: "F64",
@@ -68,28 +67,44 @@ class BlockFile:
     def read(self, name: str, region: Region) -> Tensor:
         """`region` of the tensor `name`, as a new tensor. Raises UnusableCheckpoint when the file ends before it."""
         out = torch.empty([end - begin for begin, end in region], dtype=self.blocks[name].dtype)
-        self.read_into(name, region, out)
+        self.fill(self.landing(name, region, out))
         return out
 
-    def read_into(self, name: str, region: Region, out: Tensor) -> None:
-        """The same, into a tensor of its shape and type on any device."""
+    def fill(self, landing: Landing) -> None:
+        """Read what is to land there."""
+        for place, memory in landing.runs:
+            self._fill(memory, place)
+        if landing.arrived is not None:
+            landing.arrived()
+
+    def landing(self, name: str, region: Region, out: Tensor) -> Landing:
+        """Where the bytes of the region go to be in `out`, of its shape and type on any device: in its own memory, if
+        that can be."""
         block = self.blocks[name]
         if out.numel() == 0:
-            return
-        if out.device.type != "cpu" or not out.is_contiguous():
-            out.copy_(self.read(name, region))
-            return
+            return Landing(runs=())
         split = _first_contiguous_dim(block.shape, region)
         run_bytes = math.prod(out.shape[split:]) * block.dtype.itemsize
         if split > 0 and run_bytes < _SHORT_RUN_BYTES:
-            rows = self.read(name, (region[0], *((0, size) for size in block.shape[1:])))
-            out.copy_(rows[(slice(None), *(slice(begin, end) for begin, end in region[1:]))])
-            return
+            rows = tuple((0, size) for size in block.shape[1:])
+            part = (slice(None), *(slice(begin, end) for begin, end in region[1:]))
+            return self._landing_aside(name, (region[0], *rows), lambda whole: out.copy_(whole[part]))
+        if out.device.type != "cpu" or not out.is_contiguous():
+            return self._landing_aside(name, region, out.copy_)
         target = bytes_of(out)
-        for number, begin in enumerate(_run_begins(block.shape, region, split)):
-            place = block.begin + begin * block.dtype.itemsize
-            self._fill(target[number * run_bytes : (number + 1) * run_bytes], place)
         self.num_read += len(target)
+        begins = (block.begin + begin * block.dtype.itemsize for begin in _run_begins(block.shape, region, split))
+        runs = ((place, target[number * run_bytes :][:run_bytes]) for number, place in enumerate(begins))
+        return Landing(runs=runs)
+
+    def _landing_aside(self, name: str, region: Region, take: Callable[[Tensor], object]) -> Landing:
+        """In memory that `take` is given when it is filled."""
+        aside = torch.empty([end - begin for begin, end in region], dtype=self.blocks[name].dtype)
+
+        def arrived() -> None:
+            take(aside)
+
+        return Landing(runs=self.landing(name, region, aside).runs, arrived=arrived)
 
     def span(self, name: str, region: Region) -> tuple[int, int]:
         """Begin and end of the bytes that `read` needs of the file, with what lies between them."""
@@ -116,9 +131,12 @@ class BlockFile:
 @contextmanager
 def opened(path: Path) -> Iterator[BlockFile]:
     """The file at `path`, which was verified before. Raises UnusableCheckpoint when it cannot be read, also inside."""
-    with descriptor_of(path) as descriptor:
-        fill = partial(fill_from, path, descriptor)
-        yield BlockFile(path, fill, os.fstat(descriptor).st_size)
+    with file_at(path) as file:
+
+        def fill(target: memoryview, place: int) -> None:
+            fill_from(path, file, [target], place)
+
+        yield BlockFile(path, fill, os.fstat(file.fileno()).st_size)
 
 
 def header_of(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:

@@ -20,7 +20,7 @@ from firstlight.checkpoint.manifest import Manifest
 from firstlight.checkpoint.peer_copies import PeerCopies
 from firstlight.checkpoint.reader import load
 from firstlight.checkpoint.retention import Retention
-from firstlight.checkpoint.snapshot import HostBuffers, num_bytes_written
+from firstlight.checkpoint.snapshot import HostBuffers, num_bytes_written, written_shards
 from firstlight.checkpoint.step_folder import candidates, step_folder, step_of
 from firstlight.checkpoint.task import Task
 from firstlight.checkpoint.writer import CheckpointWriter
@@ -117,21 +117,22 @@ class Checkpointer:
             self._peers.rank == 0 and self._interval.is_due_by_time()
         )
 
-    def save(self, state: Stateful) -> None:
+    def save(self, state: Stateful, *, is_last: bool = False) -> None:
         """Save the state, unless that of this step was just saved or restored.
 
-        Returns when the state is copied, or, if saving is not asynchronous, when it is published. A save that is
-        still in flight is waited for: there is never a second one.
+        Returns when the state is copied. If saving is not asynchronous, or nothing is trained after this state, it is
+        not copied, and this returns when it is published. A save that is still in flight is waited for: there is never
+        a second one.
         """
         self._interval.started()
         self._settle()
         if state.step == self._known_step:
             return
-        self._start(state)
+        self._start(state, in_background=self._config.asynchronous and not is_last)
         if self._peers.rank == 0:
             self._interval.stalled()
 
-    def _start(self, state: Stateful) -> None:
+    def _start(self, state: Stateful, *, in_background: bool) -> None:
         self._failure, self._is_last_lost = None, False
         name = step_folder(state.step)
         tensors = state.tensors()
@@ -146,10 +147,12 @@ class Checkpointer:
             files={},
             tensors={},
         )
-        shards = self._buffers.copy(tensors, is_first_rank=self._role.writes_whole_tensors)
-        write = Task(partial(self._writer.write_part, name, shards), in_background=self._config.asynchronous)
+        shards = written_shards(tensors, is_first_rank=self._role.writes_whole_tensors)
+        if in_background:
+            shards = self._buffers.copy(shards)
+        write = Task(partial(self._writer.write_part, name, shards), in_background=in_background)
         self._saving = _Saving(name=name, manifest=manifest, task=write)
-        if not self._config.asynchronous:
+        if not in_background:
             self._settle()
 
     def finish(self) -> None:

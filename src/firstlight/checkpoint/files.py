@@ -1,7 +1,7 @@
 """Files that survive a power cut: written, flushed to the disk, hashed on the way."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,21 +10,19 @@ from firstlight.checkpoint.manifest import PIECE_BYTES, FileRecord
 from firstlight.checkpoint.pieces import HASHING_THREADS, digest_of, in_pieces
 
 
-def write_durably(disk: Disk, path: Path, content: Sequence[memoryview], piece_bytes: int = PIECE_BYTES) -> FileRecord:
+def write_durably(disk: Disk, path: Path, content: Iterable[memoryview], piece_bytes: int = PIECE_BYTES) -> FileRecord:
     """Write and flush a new file; its record. Nothing is copied: `content` must not change until this returns."""
+    num_bytes = 0
     with path.open("xb", buffering=0) as file, ThreadPoolExecutor(HASHING_THREADS, "hash") as hashing:
         digests = []
         # Hashing releases the interpreter, as writing does: both go on at once.
         for piece in in_pieces(content, piece_bytes):
             digests.append(hashing.submit(digest_of, piece))
             for part in piece:
+                num_bytes += part.nbytes
                 _write_all(disk, file.fileno(), part)
         disk.fsync(file.fileno())
-    return FileRecord(
-        num_bytes=sum(part.nbytes for part in content),
-        piece_bytes=piece_bytes,
-        pieces=tuple(one.result() for one in digests),
-    )
+    return FileRecord(num_bytes=num_bytes, piece_bytes=piece_bytes, pieces=tuple(one.result() for one in digests))
 
 
 def replace_durably(path: Path, content: bytes, disk: Disk | None = None) -> None:

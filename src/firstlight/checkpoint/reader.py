@@ -1,7 +1,8 @@
 """Reads a checkpoint of any layout into the tensors of this rank's layout, of each file only what this rank needs."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -12,7 +13,7 @@ from firstlight.base.log import get_logger
 from firstlight.base.peers import Peers
 from firstlight.checkpoint.blocks import NAME_OF_DTYPE, BlockFile, Region, opened
 from firstlight.checkpoint.manifest import Manifest, ShardRecord, UnusableCheckpoint, read_manifest
-from firstlight.checkpoint.pieces import checked, verify_file
+from firstlight.checkpoint.pieces import Landing, checked, reading_ahead, verify_file
 from firstlight.checkpoint.shards import LocalShard, local_shard
 
 Result = TypeVar("Result")
@@ -47,13 +48,13 @@ class ReadPlan:
         Raises UnusableCheckpoint, and may have filled some of them then.
         """
         total = 0
-        for file in sorted(self._parts):
-            path, record = self._folder / file, self._manifest.files[file]
-            with checked(path, record) as pieces:
+        with ExitStack() as files, reading_ahead() as ahead:
+            for file in sorted(self._parts):
+                path, record = self._folder / file, self._manifest.files[file]
+                pieces = files.enter_context(checked(path, record))
                 blocks = BlockFile(path, pieces.fill, record.num_bytes)
-                parts = self._in_order(blocks, file)
-                pieces.announce(blocks.span(_key(name), _moved(region, saved.offset)) for name, saved, region in parts)
-                total += self._fill(blocks, parts)
+                pieces.land(self._landings(blocks, file), ahead)
+                total += blocks.num_read
         return total
 
     @torch.no_grad()
@@ -62,7 +63,9 @@ class ReadPlan:
         total = 0
         for file in sorted(self._parts):
             with opened(self._folder / file) as blocks:
-                total += self._fill(blocks, self._in_order(blocks, file))
+                for landing in self._landings(blocks, file):
+                    blocks.fill(landing)
+                total += blocks.num_read
         return total
 
     def _in_order(self, blocks: BlockFile, file: str) -> list[Part]:
@@ -71,12 +74,11 @@ class ReadPlan:
             self._check_block(blocks, name, saved)
         return sorted(self._parts[file], key=lambda part: blocks.span(_key(part[0]), _moved(part[2], part[1].offset)))
 
-    def _fill(self, blocks: BlockFile, parts: list[Part]) -> int:
-        for name, saved, region in parts:
+    def _landings(self, blocks: BlockFile, file: str) -> Iterator[Landing]:
+        for name, saved, region in self._in_order(blocks, file):
             shard = self._shards[name]
             target = shard.data[_slices(_moved(region, shard.offset))]
-            blocks.read_into(_key(name), _moved(region, saved.offset), target)
-        return blocks.num_read
+            yield blocks.landing(_key(name), _moved(region, saved.offset), target)
 
     def _plan(self, name: str, shard: LocalShard) -> None:
         record = self._manifest.tensors.get(name)

@@ -1,14 +1,22 @@
 """The state of one step in host memory, so that training can go on while it is written."""
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from firstlight.checkpoint.blocks import bytes_of
+from firstlight.checkpoint.pieces import in_pieces
 from firstlight.checkpoint.shards import LocalShard, local_shard
 
 WEIGHTS = "model/"
+_COPYING_THREADS = 4
+_COPIED_BYTES = 1 << 23
+"""By a thread at a time; small tensors are taken together."""
 
 
 class HostBuffers:
@@ -18,13 +26,16 @@ class HostBuffers:
         self._buffers: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def copy(self, tensors: Mapping[str, Tensor], *, is_first_rank: bool) -> dict[str, LocalShard]:
-        """The shards that this rank writes, with copies of their data; valid until the next call."""
-        shards = {name: local_shard(tensor, is_first_rank=is_first_rank) for name, tensor in tensors.items()}
-        copies: dict[str, LocalShard] = {}
+    def copy(self, shards: Mapping[str, LocalShard]) -> dict[str, LocalShard]:
+        """The same shards with copies of their data; valid until the next call."""
+        copies = {name: replace(shard, data=self._buffer(name, shard.data)) for name, shard in shards.items()}
+        here: dict[str, Tensor] = {}
         for name, shard in shards.items():
-            if shard.is_written:
-                copies[name] = replace(shard, data=self._buffer(name, shard.data).copy_(shard.data, non_blocking=True))
+            if shard.data.device.type == "cpu" and shard.data.is_contiguous():
+                here[name] = shard.data
+            else:
+                copies[name].data.copy_(shard.data, non_blocking=True)
+        _copy_bytes([copies[name].data for name in here], list(here.values()))
         if any(shard.data.device.type != "cpu" for shard in shards.values()):
             torch.accelerator.synchronize()
         return copies
@@ -38,10 +49,27 @@ class HostBuffers:
         return known
 
 
+def _copy_bytes(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy contiguous tensors in host memory. As bytes, by threads: twice as fast as torch's own copy of numbers."""
+    pieces = [in_pieces(map(bytes_of, tensors), _COPIED_BYTES) for tensors in (targets, sources)]
+    with ThreadPoolExecutor(_COPYING_THREADS, "copy") as pool:
+        deque(pool.map(_copy_piece, *pieces), maxlen=0)
+
+
+def _copy_piece(target: Sequence[memoryview], source: Sequence[memoryview]) -> None:
+    for to, of in zip(target, source, strict=True):
+        np.copyto(np.frombuffer(to, np.uint8), np.frombuffer(of, np.uint8))
+
+
+def written_shards(tensors: Mapping[str, Tensor], *, is_first_rank: bool) -> dict[str, LocalShard]:
+    """What this rank writes of the tensors: their own memory, not a copy."""
+    shards = {name: local_shard(tensor, is_first_rank=is_first_rank) for name, tensor in tensors.items()}
+    return {name: shard for name, shard in shards.items() if shard.is_written}
+
+
 def num_bytes_written(tensors: Mapping[str, Tensor]) -> int:
     """The bytes that the first rank writes of them."""
-    shards = (local_shard(tensor, is_first_rank=True) for tensor in tensors.values())
-    return sum(shard.data.nbytes for shard in shards if shard.is_written)
+    return sum(shard.data.nbytes for shard in written_shards(tensors, is_first_rank=True).values())
 
 
 def not_finite_weights(shards: Mapping[str, LocalShard]) -> list[str]:

@@ -1,5 +1,6 @@
 """Writes one checkpoint: aside, every rank its part, manifest last, then one rename."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -126,9 +127,10 @@ def files_of(names: Iterable[str], *, rank: int, num_ranks: int) -> dict[str, di
 
 
 def write_tensors(disk: Disk, path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
-    """Write one safetensors file out of the tensors' own memory; they are contiguous and in host memory."""
+    """Write one safetensors file out of the tensors' own memory; what is on a device comes over one by one."""
     header, names = header_of(tensors)
-    return write_durably(disk, path, [memoryview(header), *(bytes_of(tensors[name]) for name in names)])
+    blocks = (bytes_of(tensors[name].cpu().contiguous()) for name in names)
+    return write_durably(disk, path, itertools.chain([memoryview(header)], blocks))
 
 
 def remove(disk: Disk, old: Sequence[Path]) -> None:

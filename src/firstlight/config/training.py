@@ -110,7 +110,8 @@ class CheckpointConfig(Section):
     keep_every_steps: Steps = 0
     """Keep also, for ever, the saves of steps that are a multiple of this; 0: none."""
     asynchronous: bool = True
-    """A step waits only for a copy in host memory; files are written while training goes on."""
+    """A step waits only for a copy in host memory; files are written while training goes on. Without it nothing is
+    copied, and the step waits for the files."""
     export_every_steps: Steps = 0
     """Save after multiples of this, and write the weights as a Hugging Face folder exports/step-N; 0: none."""
     export_dtype: Literal["fp32", "bf16"] = "fp32"

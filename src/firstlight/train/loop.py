@@ -92,7 +92,7 @@ def _run_steps(parts: Parts, state: TrainState) -> Verdict:
 def _save_last(parts: Parts, state: TrainState, verdict: Proceed | Stop) -> None:
     with _phase(parts, "checkpoint", is_steady=False):
         if isinstance(verdict, Proceed) or verdict.is_state_sound:
-            parts.checkpointer.save(state)
+            parts.checkpointer.save(state, is_last=True)
         parts.checkpointer.finish()
 
 

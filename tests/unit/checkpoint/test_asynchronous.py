@@ -1,24 +1,32 @@
 """Saving beside the training: one whole step in each checkpoint, one save at a time, no error lost."""
 
 import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from firstlight.base.errors import FirstlightError
 from firstlight.base.peers import Alone
+from firstlight.checkpoint import snapshot
 from firstlight.checkpoint.checkpointer import Checkpointer
-from firstlight.checkpoint.snapshot import HostBuffers
+from firstlight.checkpoint.disk import LocalDisk
+from firstlight.checkpoint.snapshot import HostBuffers, written_shards
 from firstlight.checkpoint.step_folder import candidates
 from firstlight.config.training import CheckpointConfig
 from tests.unit.checkpoint.disk import RefusingDisk, SlowDisk
-from tests.unit.checkpoint.state import State, blank, checkpointer, is_state_of, save_last
+from tests.unit.checkpoint.state import State, blank, checkpointer, is_state_of, same_bits, save_last
 from tests.unit.resilience.peers import on_ranks
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def address(content: memoryview) -> int:
+    return np.frombuffer(content, np.uint8).ctypes.data
 
 
 def names(folder: Path) -> list[str]:
@@ -208,7 +216,41 @@ def test_a_save_is_due_after_so_many_minutes(tmp_path: Path) -> None:
 def test_the_copy_is_a_copy() -> None:
     buffers = HostBuffers()
     live = torch.arange(6.0)
-    first = buffers.copy({"model/x": live}, is_first_rank=True)["model/x"].data
+    shards = written_shards({"model/x": live}, is_first_rank=True)
+    first = buffers.copy(shards)["model/x"].data
     live.zero_()
     assert first.equal(torch.arange(6.0))
-    assert buffers.copy({"model/x": live}, is_first_rank=True)["model/x"].data.data_ptr() == first.data_ptr()
+    assert buffers.copy(shards)["model/x"].data.data_ptr() == first.data_ptr()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 1 << 20])
+def test_tensors_of_every_kind_are_copied(monkeypatch: pytest.MonkeyPatch, piece_bytes: int) -> None:
+    monkeypatch.setattr(snapshot, "_COPIED_BYTES", piece_bytes)
+    live = {
+        **State(3).live,
+        "optimizer/turned": torch.arange(12.0).view(3, 4).t(),
+        "optimizer/scalar": torch.tensor(2.5),
+        "optimizer/nothing": torch.empty(0, 3),
+        "optimizer/flags": torch.tensor([True, False]),
+    }
+    copies = HostBuffers().copy(written_shards(live, is_first_rank=True))
+    assert copies.keys() == live.keys()
+    for name, tensor in live.items():
+        assert same_bits(copies[name].data, tensor)
+        assert copies[name].data.is_contiguous()
+
+
+def test_the_last_state_is_written_out_of_its_own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(
+        LocalDisk, "write", lambda _, fd, content: (written.append(address(content)), os.write(fd, content))[1]
+    )
+    one = checkpointer(tmp_path, asynchronous=True)
+    one.save(State(2))
+    one.finish()
+    first, written[:] = set(written), []
+    one.save(state := State(4), is_last=True)
+    live = {tensor.data_ptr() for tensor in state.live.values()}
+    assert live <= set(written)
+    assert not live & first
+    assert names(tmp_path)[0] == "step-00000004"

@@ -14,7 +14,7 @@ from firstlight.checkpoint.blocks import NAME_OF_DTYPE, bytes_of, header_of
 from firstlight.checkpoint.disk import LocalDisk
 from firstlight.checkpoint.files import write_durably
 from firstlight.checkpoint.manifest import FileRecord, UnusableCheckpoint
-from firstlight.checkpoint.pieces import checked, verify_file
+from firstlight.checkpoint.pieces import Landing, checked, reading_ahead, verify_file
 from tests.unit.checkpoint.state import same_bits
 
 CONTENT = bytes(range(256)) * 5
@@ -40,37 +40,73 @@ def test_each_piece_has_its_digest(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    spans=st.lists(st.tuples(st.integers(0, 1280), st.integers(0, 1280)), max_size=8),
-    piece_bytes=st.integers(1, 400),
-    is_announced=st.booleans(),
+    spans=st.lists(st.tuples(st.integers(0, 1280), st.integers(0, 1280)), max_size=8), piece_bytes=st.integers(1, 400)
 )
 def test_any_bytes_are_read_in_any_order(
-    tmp_path_factory: pytest.TempPathFactory, spans: list[tuple[int, int]], piece_bytes: int, is_announced: bool
+    tmp_path_factory: pytest.TempPathFactory, spans: list[tuple[int, int]], piece_bytes: int
 ) -> None:
     path = tmp_path_factory.mktemp("pieces") / "file"
     record = written(path, [CONTENT], piece_bytes)
-    wanted = [(min(span), max(span)) for span in spans]
     with checked(path, record) as pieces:
-        if is_announced:
-            pieces.announce(sorted(wanted))
-        for begin, end in wanted:
+        for begin, end in ((min(span), max(span)) for span in spans):
             target = bytearray(end - begin)
             pieces.fill(memoryview(target), begin)
             assert target == CONTENT[begin:end]
 
 
-@pytest.mark.parametrize("is_announced", [False, True])
-def test_a_changed_piece_is_noticed_where_it_is_read(tmp_path: Path, is_announced: bool) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 1280), max_size=24),
+    piece_bytes=st.integers(1, 400),
+    known_bytes=st.sampled_from([0, 8, 500]),
+)
+def test_bytes_land_where_they_are_wanted(
+    tmp_path_factory: pytest.TempPathFactory, cuts: list[int], piece_bytes: int, known_bytes: int
+) -> None:
+    """Every second part between the cuts is wanted, two at a time; what is read before that is as a header is."""
+    path = tmp_path_factory.mktemp("pieces") / "file"
+    record = written(path, [CONTENT], piece_bytes)
+    bounds = sorted(cuts)
+    wanted = [(begin, bytearray(end - begin)) for begin, end in zip(bounds[0::2], bounds[1::2], strict=False)]
+    seen: list[bytes] = []
+
+    def landing(parts: list[tuple[int, bytearray]]) -> Landing:
+        runs = [(begin, memoryview(target)) for begin, target in parts]
+        return Landing(runs=runs, arrived=lambda: seen.extend(bytes(target) for _, target in parts))
+
+    with checked(path, record) as pieces, reading_ahead() as ahead:
+        pieces.fill(memoryview(bytearray(known_bytes)), 0)
+        pieces.land((landing(wanted[first : first + 2]) for first in range(0, len(wanted), 2)), ahead)
+    assert seen == [CONTENT[begin : begin + len(target)] for begin, target in wanted]
+
+
+def test_two_tensors_do_not_share_bytes(tmp_path: Path) -> None:
+    record = written(tmp_path / "file", [CONTENT], 100)
+    runs = [(0, memoryview(bytearray(50))), (49, memoryview(bytearray(5)))]
+    with (
+        pytest.raises(UnusableCheckpoint, match="has the bytes from 49 to 50 in two tensors"),
+        checked(tmp_path / "file", record) as pieces,
+        reading_ahead() as ahead,
+    ):
+        pieces.land([Landing(runs=runs)], ahead)
+
+
+def test_a_changed_piece_is_noticed_where_it_is_read(tmp_path: Path) -> None:
     record = written(tmp_path / "file", [CONTENT], 100)
     changed = bytearray(CONTENT)
     changed[555] ^= 4
     (tmp_path / "file").write_bytes(changed)
+    fault = r"file is changed in bytes 500 to 600: BLAKE3 .*, expected"
     with checked(tmp_path / "file", record) as pieces:
         pieces.fill(memoryview(bytearray(500)), 0)
-        if is_announced:
-            pieces.announce([(500, 700)])
-        with pytest.raises(UnusableCheckpoint, match=r"file is changed in bytes 500 to 600: BLAKE3 .*, expected"):
+        with pytest.raises(UnusableCheckpoint, match=fault):
             pieces.fill(memoryview(bytearray(1)), 599)
+    with (
+        pytest.raises(UnusableCheckpoint, match=fault),
+        checked(tmp_path / "file", record) as pieces,
+        reading_ahead() as ahead,
+    ):
+        pieces.land([Landing(runs=[(0, memoryview(bytearray(501)))])], ahead)
     with pytest.raises(UnusableCheckpoint, match="bytes 500 to 600"):
         verify_file(tmp_path / "file", record)
 

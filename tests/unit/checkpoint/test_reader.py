@@ -1,5 +1,6 @@
 """A checkpoint of any number of ranks is read into the layout of any other."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,6 +95,21 @@ def test_shards_are_read_into_whole_tensors(tmp_path: Path, ranks: int) -> None:
     filled = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
     read_tensors(tmp_path, manifest, filled)
     assert all(filled[name].equal(tensor) for name, tensor in tensors.items())
+
+
+def test_files_are_closed_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a thousand ranks must not be open at once."""
+    tensors = whole(60)
+    manifest = write_shards(tmp_path, tensors, list(range(1, 60)))
+    filled = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    num_open: list[int] = []
+    read = os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda *given: (num_open.append(len(os.listdir("/proc/self/fd"))), read(*given))[1]
+    )
+    read_tensors(tmp_path, manifest, filled)
+    assert all(filled[name].equal(tensor) for name, tensor in tensors.items())
+    assert max(num_open) < min(num_open) + 15
 
 
 def test_only_files_that_hold_a_part_of_it_are_touched(tmp_path: Path) -> None:
