@@ -72,6 +72,8 @@ class Council:
     _left: Cause | None = None
     """The loss of the node that led the round, where nobody has judged its end."""
     _stuck: Stuck | None = None
+    _traces: str = ""
+    """Where nodes keep what their ranks were at when one was stuck."""
     _message: str = ""
     _exit_code: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -178,6 +180,7 @@ class Council:
             self._stuck = find_stuck(beats, now, self._config)
             if self._stuck is not None:
                 self._found = _told(self._stuck)
+                self._traces = self.supervisor.place_of_traces(self._stuck.kind)
                 self._enter("end", now)
 
     def _end(self, now: float) -> None:
@@ -188,7 +191,8 @@ class Council:
         self._finds_lost(words, now)  # what its loss has ended elsewhere may have been heard first
         self._note()
         ended = [word for word in words.values() if self._has(word, "ended")]
-        self._judge(now, self._first_cause([word.cause for word in ended if word.cause is not None]))
+        cause = self._first_cause([word.cause for word in ended if word.cause is not None])
+        self._judge(now, cause, traces=next((word.traces for word in ended if word.traces), ""))
         if any(word.is_asked for word in ended):
             self._stop(now, self._message, self._exit_code or FirstlightError.exit_code)
 
@@ -212,9 +216,9 @@ class Council:
         causes = [*filter(None, [self._found]), *own, *filter(None, [self._left]), *reported]
         return next(iter(causes), Cause(message="error: the ranks have ended", exit_code=FirstlightError.exit_code))
 
-    def _judge(self, now: float, cause: Cause) -> None:
+    def _judge(self, now: float, cause: Cause, *, traces: str) -> None:
         self.supervisor.round = self._round - 1
-        verdict = self.supervisor.judge(cause, self._since)
+        verdict = self.supervisor.judge(cause, self._since, traces=traces)
         self.history = (*self.history, verdict.fault)
         self._judged = self._round
         if verdict.starts_again:
@@ -299,6 +303,7 @@ class Council:
                 "party": tuple(self._party),
                 "store": self._store,
                 "stuck": self._stuck,
+                "traces": "" if self._stuck is None else self._traces,
                 "at_once": self._found is not None,
                 "message": self._message if message is None else message,
                 "exit_code": exit_code,

@@ -36,6 +36,8 @@ class Report:
     exit_code: int
     cause: Cause | None
     is_asked: bool = False
+    traces: str = ""
+    """Where in the run's folder what they were at is kept."""
 
 
 @dataclass(kw_only=True)
@@ -107,6 +109,12 @@ class Member:
             return None
         return order.stuck or Elsewhere(at_once=order.at_once)
 
+    @property
+    def place_of_traces(self) -> str:
+        """Where in the run's folder what the ranks were at is to be kept; nothing where nobody wants it."""
+        with self._lock:
+            return "" if self._told.order is None else self._told.order.traces
+
     def report(self, report: Report) -> None:
         """Say how the ranks have ended; why this node has ended them itself comes first."""
         with self._lock:
@@ -121,6 +129,7 @@ class Member:
                 cause=None if has_come_to_its_end else cause,
                 exit_code=report.exit_code,
                 is_asked=report.is_asked,
+                traces=report.traces,
             )
 
     def leave(self) -> None:
@@ -166,7 +175,8 @@ class Member:
             elif before is not None and before.kind != "run":
                 return  # the ranks are being ended: no order changes that
         elif order.kind == "run" and order.round > word.round:
-            self._tell(state="runs", round=order.round, leader=self._leader, cause=None, exit_code=0, is_asked=False)
+            facts = {"cause": None, "exit_code": 0, "is_asked": False, "traces": ""}
+            self._tell(state="runs", round=order.round, leader=self._leader, **facts)
             self._told.beats = ()
         self._told.order = order
         self._lock.notify_all()
@@ -209,7 +219,7 @@ class Member:
         first_rank = order.party.index(self._leader) * self._node.num_ranks if self._leader in order.party else 0
         cause = Cause(message=f"error: {what}", exit_code=code, kind=NODE_LOST, rank=first_rank)
         self._tell(cause=cause)
-        return order.model_copy(update={"kind": "end", "at_once": True, "stuck": None})
+        return order.model_copy(update={"kind": "end", "at_once": True, "stuck": None, "traces": ""})
 
     def _ask(self, rank: int, word: Word) -> Order:
         if rank == self._node.rank:

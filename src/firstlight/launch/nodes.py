@@ -55,7 +55,9 @@ def launch_nodes(
                 ranks = _ranks((*entry, *arguments), node, order, interface)
                 store_folder = Path(folder) / f"round-{order.round}"
                 done = run_round(store_folder, ranks, _Watch(member=member, store_folder=store_folder))
-                member.report(_report(done))
+                place = member.place_of_traces
+                is_kept = bool(place) and supervisor.keep_traces(store_folder, place)
+                member.report(_report(done, traces=place if is_kept else ""))
         except SignalException as request:  # while it waits for the others
             return 128 + int(request.sigval.value)
         return _stop(member, order, supervisor)
@@ -85,9 +87,9 @@ def _ranks(command: tuple[str, ...], node: Node, order: Order, interface: str) -
     return Ranks(command=command, count=node.num_ranks, first=place.index * node.num_ranks, interface=interface)
 
 
-def _report(done: Round) -> Report:
+def _report(done: Round, *, traces: str) -> Report:
     cause = None if done.ended is None else done.ended.cause
-    return Report(exit_code=done.exit_code, cause=cause, is_asked=done.is_asked)
+    return Report(exit_code=done.exit_code, cause=cause, is_asked=done.is_asked, traces=traces)
 
 
 def _interface(node: Node) -> str:

@@ -1,6 +1,7 @@
 """The ranks of one node in one round, on torchelastic: started, watched over, and how they ended."""
 
 import logging
+import re
 import sys
 import time
 import uuid
@@ -29,6 +30,8 @@ _SHUTDOWN_SECONDS = 600
 """A rank that was asked to stop finishes its step and saves; only then is it killed."""
 
 _SHOWN_CALLS = 4
+_CALL = re.compile(r'File "(?:.*/)?(?P<file>[^"]+)", line (?P<line>\d+) in (?P<call>.+)')
+"""A line of faulthandler's."""
 
 Watch = Callable[[], Stuck | Elsewhere | None]
 
@@ -86,9 +89,13 @@ def _outcome(agent: Agent, ranks: Ranks, *, default: int, is_asked: bool = False
 
 
 def _where(store_folder: Path, rank: int) -> str:
-    """The innermost calls of a stuck rank's main thread; nothing of one that could not write them."""
+    """The innermost call of a stuck rank's main thread, and lines with some more; nothing of one that could not write
+    them."""
     _, _, main_thread = read_stacks(store_folder, rank).rpartition("(most recent call first):\n")
-    return "".join(f"\n{line}" for line in main_thread.splitlines()[:_SHOWN_CALLS])
+    calls = main_thread.splitlines()[:_SHOWN_CALLS]
+    innermost = _CALL.search(calls[0]) if calls else None
+    named = "" if innermost is None else f"; it is in {innermost['call']} ({innermost['file']}:{innermost['line']})"
+    return named + "".join(f"\n{line}" for line in calls)
 
 
 def _exit_code(agent: Agent, result: RunResult) -> int:

@@ -39,6 +39,8 @@ class Word(_Message):
     exit_code: int = 0
     is_asked: bool = False
     """Whether it was asked to stop."""
+    traces: str = ""
+    """Where in the run's folder it has kept what its ranks were at."""
     beats: tuple[Beat, ...] = ()
     """Of its ranks in this round; times are seconds before now."""
     history: tuple[Fault, ...] = ()
@@ -61,6 +63,8 @@ class Order(_Message):
     """Where the ranks of the round meet."""
     stuck: Stuck | None = None
     """The rank because of which they end."""
+    traces: str = ""
+    """Where in the run's folder every node keeps what its ranks were at then."""
     at_once: bool = False
     """End them without last words: they wait for a node that is gone."""
     message: str = ""

@@ -1,5 +1,6 @@
 """What the node that leads makes of what all nodes say: words in, orders out, on a clock of the test's."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -185,11 +186,15 @@ def test_a_stuck_rank_of_another_node_is_named_by_it(scene: Scene) -> None:
     assert order.kind == "end"
     assert order.stuck is not None
     assert (order.stuck.rank, order.stuck.kind) == (1, "frozen")
+    assert scene.say(0, "runs", round=1).traces == order.traces, "all keep theirs at one place"
     stack = Cause(message=f"error: {order.stuck.what}\n  in data", exit_code=1, kind="frozen", rank=1)
     plain = Cause(message=f"error: {order.stuck.what}", exit_code=1, kind="frozen", rank=1)
-    scene.say(0, "ended", round=1, cause=plain)
+    scene.say(0, "ended", round=1, cause=plain, traces=order.traces)
     order = scene.say(1, "ended", round=1, cause=stack)
-    assert order.history[0].kind == "frozen"
+    (fault,) = order.history
+    assert fault.kind == "frozen"
+    assert re.fullmatch(r"logs/step-7-frozen-\d+", fault.traces)
+    assert f"\n  in data\nstacks and collectives of the ranks: {scene.folder / fault.traces}\n" in order.message
 
 
 def test_a_run_that_is_done_stops_everywhere(scene: Scene) -> None:
