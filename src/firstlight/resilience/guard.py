@@ -97,7 +97,9 @@ class Guard:
         update = report.update
         is_finite = math.isfinite(update.grad_norm)
         why = f", more than {update.norm_limit} (optimizer.skip_above)" if is_finite else ""
-        fact = f"step {report.step}: gradient norm is {update.grad_norm}{why}, loss {report.loss.total}; not applied"
+        source = f", {report.not_finite}" if report.not_finite else ""
+        what = f"gradient norm is {update.grad_norm}{why}, loss {report.loss.total}{source}"
+        fact = f"step {report.step}: {what}; not applied"
         self._note(report, fact)
         if self._config.on_not_finite == "stop" and not is_finite:
             return Stop(reason=f"{fact} (resilience.on_not_finite = stop)", exit_code=FirstlightError.exit_code)
