@@ -17,11 +17,10 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from firstlight.base.errors import FirstlightError
 from firstlight.base.failure import read_failures
 from firstlight.base.world import available_cores, read_exit_code, set_variables, worker_environment
-from firstlight.launch.agent import Agent, Elsewhere
+from firstlight.launch.agent import Agent, Reason
 from firstlight.launch.cause import Cause, first_cause
 from firstlight.launch.parent import read_stacks
 from firstlight.launch.supervisor import Ended
-from firstlight.resilience.watchdog import Stuck
 
 ENTRY = ("-m", "firstlight")
 LOOPBACK = "lo"
@@ -33,7 +32,7 @@ _SHOWN_CALLS = 4
 _CALL = re.compile(r'File "(?:.*/)?(?P<file>[^"]+)", line (?P<line>\d+) in (?P<call>.+)')
 """A line of faulthandler's."""
 
-Watch = Callable[[], Stuck | Elsewhere | None]
+Watch = Callable[[], Reason | None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ class Word(_Message):
     """The run's start by all its supervisors; empty before a leader has named it."""
     round: int = 0
     """The last one that it has started ranks in."""
+    party: tuple[int, ...] = ()
+    """The nodes that took part in it."""
     leader: int = 0
     """The node that led it."""
     state: Literal["waits", "runs", "ended", "done", "leaves"] = "waits"
@@ -48,9 +50,10 @@ class Word(_Message):
 
 
 class Order(_Message):
-    """What a node is to do: wait for the others, run the ranks of a round, end them, or stop for good."""
+    """What a node is to do: wait for the others, run the ranks of a round, have them save and pause at a step's end,
+    end them, or stop for good."""
 
-    kind: Literal["wait", "run", "end", "stop"]
+    kind: Literal["wait", "run", "pause", "end", "stop"]
     leader: str
     """The instance that leads: another one knows nothing of the ranks that run."""
     job: str
@@ -68,6 +71,6 @@ class Order(_Message):
     at_once: bool = False
     """End them without last words: they wait for a node that is gone."""
     message: str = ""
-    """About the last failure."""
+    """About the last failure, or why they pause."""
     exit_code: int = 0
     history: tuple[Fault, ...] = ()

@@ -116,7 +116,8 @@ class Guard:
         return self._rewind(report, f"{fact}, {self._spikes_in_a_row} times in a row (resilience.rewind.spike)")
 
     def _note(self, report: StepReport, fact: str) -> None:
-        get_logger().warning(fact)
+        if self._peers.rank == 0:  # all ranks know the same
+            get_logger().warning(fact)
         if self.bad_since is None:
             self.bad_since = report.step
 
