@@ -309,11 +309,12 @@ class Council:
 
     def _gone_leader(self, rank: int) -> Cause:
         known = {0: f"{self.node.address}:{self.node.port}"} | self._addresses()
+        before = [node for node in self._expected or range(self.node.count) if node < rank]
         return Cause(
             message=f"error: {named(rank, known.get(rank))} is lost: its supervisor has ended",
             exit_code=FirstlightError.exit_code,
             kind=NODE_LOST,
-            rank=rank * self.node.num_ranks,
+            rank=len(before) * self.node.num_ranks,
         )
 
     def _missing(self, living: Mapping[int, _Heard], limit: float) -> str:
