@@ -89,11 +89,36 @@ def before_joining(error: Exception, *, everywhere: bool) -> None:
     train_module.pick_device = pick_device
 
 
+def give_nothing_finite() -> None:
+    """A layer of the last rank gives NaN for its second micro-batch of step FAULTY_STEP, as often as it is computed."""
+    real, seen = PlainEngine.forward_backward, list[HostBatch]()
+
+    def forward_backward(engine: PlainEngine, batch: HostBatch) -> LossReport:
+        if not any(batch is one for one in seen):
+            seen.append(batch)
+        if not (IS_LAST and batch is seen[-1] and len(seen) == FAULTY_STEP):
+            return real(engine, batch)
+        passes = iter(range(1000))
+
+        def poison(_layer: torch.nn.Module, _arguments: object, output: tuple[torch.Tensor, ...]) -> object:
+            return (output[0] * float("nan"), *output[1:]) if next(passes) == 1 else output
+
+        mark()
+        handle = engine._model.layers["1"].register_forward_hook(poison, prepend=True)
+        try:
+            return real(engine, batch)
+        finally:
+            handle.remove()
+
+    PlainEngine.forward_backward = forward_backward
+
+
 FAULTS: Mapping[str, Callable[[], None]] = {
     "bug": lambda: instead_of_a_step(raise_bug),
     "killed": lambda: instead_of_a_step(kill_in_collective),
     "memory": lambda: instead_of_a_step(run_out_of_memory),
     "beside_sleepers": fail_beside_sleepers,
+    "not_finite": give_nothing_finite,
     "before_joining": lambda: before_joining(RuntimeError("a planted bug"), everywhere=False),
     "same_input_error": lambda: before_joining(InputError("a planted fault of the input"), everywhere=True),
 }

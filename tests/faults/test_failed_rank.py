@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from firstlight.observe.events import read_events
 from tests.faults.faulty import FAULTY_STEP
 from tests.runs import TIMEOUT_SECONDS, TinyRun, environment, make_tiny_run, train_arguments
 
@@ -35,12 +36,12 @@ def run(tmp_path: Path) -> TinyRun:
     return make_tiny_run(tmp_path)
 
 
-def run_faulty(run: TinyRun, fault: str, *, processes: int) -> Ended:
+def run_faulty(run: TinyRun, fault: str, *, processes: int, overrides: tuple[str, ...] = ()) -> Ended:
     """Train with the fault; the ranks are gone when this returns, which it makes sure of."""
     variables = environment()
     variables["PYTHONPATH"] = os.pathsep.join((variables["PYTHONPATH"], str(ROOT)))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.launcher", fault, str(processes), *train_arguments(*BATCH)],
+        [sys.executable, "-m", "tests.faults.launcher", fault, str(processes), *train_arguments(*BATCH, *overrides)],
         cwd=run.folder,
         env=variables,
         capture_output=True,
@@ -129,3 +130,17 @@ def test_the_same_wrong_input_of_all_ranks(run: TinyRun) -> None:
 
 def test_the_faults_are_planted_within_the_run() -> None:
     assert 1 < FAULTY_STEP < 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [(), ("parallelism.data_parallel_replicate=2",)])
+def test_numbers_that_are_not_finite_are_traced_to_rank_layer_and_samples(
+    run: TinyRun, overrides: tuple[str, ...]
+) -> None:
+    """A layer of rank 1 gives NaN for the second of its micro-batches; all ranks' sums are spoilt by it."""
+    ended = run_faulty(run, "not_finite", processes=2, overrides=overrides)
+    assert ended.exit_code == 0, ended.err
+    source = "first in what layers.1 gives from sample(s) 15, on rank(s) 1"
+    assert ended.err.count(f"step 2: gradient norm is nan, loss nan, {source}; not applied") == 1
+    (event,) = (one for one in read_events(run.output / "events.jsonl") if one.kind == "skip")
+    assert event.text == f"update left out: gradient norm nan, {source}"

@@ -85,6 +85,7 @@ def test_every_kind_of_fault(tmp_path: Path, fault: str, kind: str, rank: int, p
     assert_recovered(run, undisturbed, kind=kind, rank=rank, step=7)
     if fault == "hang":
         assert "in before_step" in said, "where it hangs"
+        assert "; it is in <lambda> (planted_faults.py:" in events(run, "fault")[0]["cause"]
     if fault in ("hang", "stop"):
         (event,) = events(run, "fault")
         traces = run.output / event["traces"]

@@ -108,12 +108,20 @@ def test_a_rank_of_another_node(
     nodes: Start, undisturbed: Callable[[int], dict[str, bytes]], fault: str, kind: str, cause: str
 ) -> None:
     one = nodes(f"resilience.inject=[{{kind: {fault}, rank: 1, step: 7}}]")
-    assert assert_recovered(one, kind, 1, cause)["step"] == 7
+    found = assert_recovered(one, kind, 1, cause)
+    assert found["step"] == 7
     for rank in (0, 1):
         assert one.said(rank).count(cause) == 1
         assert "step 7 was under way; the ranks start again" in one.said(rank)
     if fault == "hang":
         assert "in before_step" in one.said(0), "where it hangs, on the other node"
+        assert "; it is in <lambda> (planted_faults.py:" in found["cause"], "in the line of the ledger too"
+    if fault != "kill":
+        traces = one.run.output / found["traces"]
+        assert f"stacks and collectives of the ranks: {traces}" in one.said(0)
+        answered = {0} if fault == "stop" else {0, 1}
+        assert {path.name for path in traces.glob("collectives-*")} == {f"collectives-{rank}.json" for rank in answered}
+        assert {path.name for path in traces.glob("stacks-*")} == {f"stacks-{rank}.txt" for rank in answered}
     assert last_tensors(one.run) == undisturbed(2)
     assert not list(SHARED_MEMORY.glob(f"{one.memory(0).name.removesuffix('0')}*")), "memory is freed at the end"
 

@@ -72,7 +72,8 @@ class Failure:
 
 @contextmanager
 def failures_reported(world: World, logs: Path | None) -> Iterator[None]:
-    """Turn an exception that leaves the block into a record, and raise Reported. A single process keeps its exception.
+    """Turn an exception that leaves the block into a record, and raise Reported. A single process keeps its exception,
+    unless it is what is left of several nodes.
 
     To be entered inside of what an exception tears down: the others must not notice before the record is there.
     Without a launcher of ours to read it, the rank says what failed, and of a mere consequence one line.
@@ -82,7 +83,7 @@ def failures_reported(world: World, logs: Path | None) -> Iterator[None]:
     except Reported:
         raise
     except Exception as error:
-        if world.size == 1:
+        if world.size == 1 and world.node is None:
             raise
         failure = Failure.of(error, world, logs)
         if world.store_folder is not None and world.store_folder.is_dir():

@@ -64,6 +64,8 @@ class StepReport:
     sequence_length: int
     phase: int = 0
     corruption: Corruption | None = None
+    not_finite: str = ""
+    """Where numbers that are not finite came first, in words; the same on every rank."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,8 @@ class NodeOfRanks:
     index: int
     """Of this node among the `count` that take part."""
     count: int
+    whole: int
+    """Nodes of the run when none is lost."""
     node: int
     """The machine's own number, which it keeps."""
     job: str
@@ -67,6 +69,11 @@ class World:
     """With `master_store` of our own launchers."""
     serves_store: bool = False
     """Whether rank 0 is the one to serve `master_store`: Slurm and MPI have nothing that does."""
+
+    @property
+    def whole_size(self) -> int:
+        """Processes of the run when no node is lost."""
+        return self.size if self.node is None else self.node.whole * self.local_size
 
     @classmethod
     def from_environment(cls) -> "World":

@@ -1,6 +1,8 @@
 """`firstlight train`: in this process, as one rank of many, or starting several processes here."""
 
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,7 @@ from firstlight.launch.parent import die_with, write_stacks_when_asked
 
 if TYPE_CHECKING:
     from firstlight.launch.node import Node
+    from firstlight.launch.sizes import Sizes
     from firstlight.train.loop import Outcome
 
 NumProcesses = Annotated[
@@ -77,7 +80,7 @@ def train(  # noqa: PLR0913  (one argument for each flag of the verb)
             from firstlight.launch.place import use_route
 
             use_route(world)
-        num_ranks = nodes * (nproc_per_node or world.size)
+        num_ranks = nodes * (nproc_per_node or world.whole_size)
         read = read_configuration(chosen, overrides or (), num_ranks, register_path=register_path)
         if (nproc_per_node is not None or nodes > 1) and world.size > 1:
             raise InputError(
@@ -85,12 +88,13 @@ def train(  # noqa: PLR0913  (one argument for each flag of the verb)
                 "firstlight launch nodes, one on each machine"
             )
         if nodes > 1 or (nproc_per_node or 1) > 1:
-            here = nproc_per_node or 1
-            node = _node(nodes, node_rank, master, here) if nodes > 1 else None
+            per_node = nproc_per_node or 1
+            node = _node(nodes, node_rank, master, per_node) if nodes > 1 else None
             arguments = run_arguments(chosen, overrides, accept_change, register_path)
-            sys.exit(launch(read.loaded, arguments, here, node))
-        read.loaded.require_rules(world_size=world.size)
-        sys.exit(train_here(read, world, accept_change or []))
+            sys.exit(launch(read.loaded, arguments, per_node, node))
+        here = replace(read, loaded=read.loaded.on_fewer(world.size, whole=world.whole_size))
+        here.loaded.require_rules(world_size=world.size)
+        sys.exit(train_here(here, world, accept_change or []))
 
 
 def _node(num_nodes: int, rank: int | None, master: str | None, num_ranks: int) -> "Node":
@@ -127,6 +131,7 @@ def launch(loaded: Loaded, arguments: list[str], num_processes: int, node: "Node
     from firstlight.launch.channel import job_token
     from firstlight.launch.ledger import Ledger
     from firstlight.launch.local import launch_local
+    from firstlight.launch.member import Group
     from firstlight.launch.nodes import launch_nodes
     from firstlight.launch.supervisor import Supervisor
     from firstlight.train.last_state import last_state_saver
@@ -137,8 +142,24 @@ def launch(loaded: Loaded, arguments: list[str], num_processes: int, node: "Node
     save_last_state = last_state_saver(loaded.config, None if node is None else node.rank)
     supervisor = Supervisor(config=loaded.config.resilience, ledger=Ledger(folder), save_last_state=save_last_state)
     if node is not None:
-        return launch_nodes(arguments, node=node, supervisor=supervisor, token=job_token(folder))
+        group = Group(token=job_token(folder), sizes=_sizes(loaded, node))
+        return launch_nodes(arguments, node=node, supervisor=supervisor, group=group)
     return launch_local(arguments, num_processes=num_processes, supervisor=supervisor)
+
+
+def _sizes(loaded: Loaded, node: "Node") -> "Sizes":
+    """With how many nodes the run goes on. Raises InputError when it asks for more than there are."""
+    from firstlight.launch.sizes import Sizes
+
+    fewest = loaded.config.resilience.min_nodes or node.count
+    if fewest > node.count:
+        raise InputError(f"resilience.min_nodes = {fewest} is more than the {node.count} nodes of the run; use fewer")
+    whole = node.count * node.num_ranks
+    return Sizes(
+        fewest=fewest,
+        most=node.count,
+        refusal=cache(lambda count: loaded.refusal(count * node.num_ranks, whole=whole)),
+    )
 
 
 def train_here(read: Configuration, world: World, accepted: list[str]) -> int:

@@ -4,7 +4,7 @@ import difflib
 import io
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from firstlight.base.errors import InputError
 from firstlight.config.batch import BATCH_LABELS
+from firstlight.config.fewer_ranks import on_fewer_ranks
 from firstlight.config.rules import broken_rules
 from firstlight.config.schedule import UNION_LABELS
 from firstlight.config.schema import RunConfig
@@ -36,6 +37,15 @@ class Loaded:
         if broken:
             lines = [rule.message + _place(self.source, rule.path) for rule in broken]
             raise InputError(_join("the configuration breaks", "rule", lines))
+
+    def on_fewer(self, world_size: int, *, whole: int) -> "Loaded":
+        """The same run, which is made for `whole` ranks, on so many of them."""
+        return replace(self, config=on_fewer_ranks(self.config, world_size, whole=whole))
+
+    def refusal(self, world_size: int, *, whole: int) -> str | None:
+        """Which rules so many of `whole` ranks break; None when they break none."""
+        broken = broken_rules(on_fewer_ranks(self.config, world_size, whole=whole), world_size)
+        return "; ".join(rule.message for rule in broken) or None
 
 
 ModelReader = Callable[[Mapping[str, Any]], Mapping[str, Any]]

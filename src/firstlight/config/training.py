@@ -160,7 +160,11 @@ class ResilienceConfig(Section):
     node_lost_after_seconds: Positive = 5
     """A node of several whose supervisor has said nothing for so long is lost, and the ranks of all nodes end."""
     node_return_seconds: Positive = 600
-    """How long the others wait for a lost node, or for another machine in its place; then the run ends."""
+    """How long the others wait for a lost node, or for another machine in its place; then the run ends, or goes on as
+    `min_nodes` says."""
+    min_nodes: Count | None = None
+    """Of the nodes that a run was started with, so many are enough to go on, with fewer data-parallel ranks, when the
+    others have not come back in time. One that comes later is taken in at a step's end; null: all are needed."""
     slow_rank_ratio: Annotated[float, Field(gt=1)] | None = 1.5
     """A rank that takes so many times as long as the others for its own work, fetching data and the forward passes of
     its layers, is named in the log and in events.jsonl; null: none is."""

@@ -113,6 +113,8 @@ class TokenStream:
         self._micro_batch_size, self._data_rank, self._data_size = micro_batch_size, data_rank, data_size
         self._masking = masking
         self._consumed_samples = 0
+        self._last_start = 0
+        """The position before the batch that came last."""
         self._num_asked = 0
         """Batches asked of the reader from the position on."""
         self._asked_samples = 0
@@ -136,7 +138,7 @@ class TokenStream:
         self._ask_ahead()
         reply = self._reader.take()
         self._num_asked -= 1
-        self._consumed_samples = start + size
+        self._last_start, self._consumed_samples = start, start + size
         self._position = reply.position
         self._ask_ahead()
         accumulation = accumulation_steps(
@@ -144,6 +146,11 @@ class TokenStream:
         )
         of_run = OfRun(samples=size, num_micro_batches=accumulation, phase=self._stretch_at(start).phase)
         return Batch.of(reply.samples, self._masking, of_run)
+
+    def last_numbers(self) -> NDArray[np.int64]:
+        """Of this rank's rows of the batch that came last, the numbers in the order of the data."""
+        start = self._last_start
+        return self._avoided.numbers(start + self._rows(self._size_at(start)), self._cut_at(start))
 
     @property
     def first_ahead(self) -> int:

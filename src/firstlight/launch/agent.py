@@ -36,6 +36,14 @@ class Elsewhere:
     """Without last words: what they wait for does not come."""
 
 
+@dataclass(frozen=True)
+class Pause:
+    """The ranks of all nodes save and end after their step, to start again with more of them."""
+
+
+Reason = Stuck | Elsewhere | Pause
+
+
 class Agent(LocalElasticAgent):
     """A failure ends the others soon; a request to stop lets them finish their step and save."""
 
@@ -44,7 +52,8 @@ class Agent(LocalElasticAgent):
     """Exit codes by local rank, of ranks that failed before any of them was told to end."""
     stuck: Stuck | None
     """The rank that held up the others and was ended for that."""
-    watch: Callable[[], Stuck | Elsewhere | None]
+    watch: Callable[[], Reason | None]
+    is_pausing: bool
     noticed_at: float | None
     """When the failure was noticed, on the monotonic clock."""
 
@@ -55,19 +64,21 @@ class Agent(LocalElasticAgent):
         store_folder: Path,
         *,
         shutdown_seconds: int,
-        watch: Callable[[], Stuck | Elsewhere | None] = lambda: None,
+        watch: Callable[[], Reason | None] = lambda: None,
     ) -> "Agent":
         """The agent of `spec`, whose ranks leave their records in `store_folder`. `watch` is asked often."""
         agent = cls(spec, logs_specs=DefaultLogsSpecs(), start_method="spawn", shutdown_timeout=shutdown_seconds)
         agent.store_folder, agent.ended_by_themselves = store_folder, {}
-        agent.stuck, agent.watch, agent.noticed_at = None, watch, None
+        agent.stuck, agent.watch, agent.noticed_at, agent.is_pausing = None, watch, None, False
         return agent
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         context = self._pcontext
         if isinstance(context, SubprocessContext):
             reason = self.watch()
-            if reason is not None:
+            if isinstance(reason, Pause):
+                self._pause(context)
+            elif reason is not None:
                 self.noticed_at = time.monotonic()
                 self._end_for(context, reason)
             elif self._has_failure(context):
@@ -75,6 +86,12 @@ class Agent(LocalElasticAgent):
                 self._end_failed(context)
         result: RunResult = super()._monitor_workers(worker_group)
         return result
+
+    def _pause(self, context: SubprocessContext) -> None:
+        """As at a request to stop; a second one would have them leave at once."""
+        if not self.is_pausing:
+            self.is_pausing = True
+            _signal_all(context, signal.SIGTERM)
 
     def _end_failed(self, context: SubprocessContext) -> None:
         _wait_for_end(context, LAST_WORDS_SECONDS)

@@ -10,12 +10,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from firstlight.base.errors import FirstlightError, InputError
+from firstlight.base.errors import EXIT_PREEMPTED, FirstlightError, InputError
 from firstlight.base.heartbeat import Beat
 from firstlight.config.training import ResilienceConfig
 from firstlight.launch.cause import Cause
 from firstlight.launch.ledger import Fault
 from firstlight.launch.node import Node
+from firstlight.launch.sizes import Sizes
 from firstlight.launch.supervisor import Supervisor
 from firstlight.launch.words import Order, Word
 from firstlight.resilience.watchdog import Stuck, find_stuck
@@ -54,6 +55,7 @@ class Council:
     supervisor: Supervisor
     instance: str
     open_store: Callable[[], str]
+    sizes: Sizes
     clock: Callable[[], float] = time.monotonic
     history: tuple[Fault, ...] = ()
     _heard: dict[int, _Heard] = field(default_factory=dict)
@@ -66,12 +68,20 @@ class Council:
     """The last round whose end is in the history."""
     _party: Mapping[int, str] = field(default_factory=dict)
     """The nodes of the round, and their instances then."""
+    _expected: frozenset[int] = frozenset()
+    """The nodes of the last round that any has told of: without all of them, the others wait a while."""
+    _called_at: dict[int, float] = field(default_factory=dict)
+    """When nodes that come before this one, and will lead when they can, were last heard of."""
+    _grows: str = ""
+    """Why the ranks pause: who has come."""
     _store: str = ""
     _found: Cause | None = None
     """What ended the round, where no rank can tell."""
     _left: Cause | None = None
     """The loss of the node that led the round, where nobody has judged its end."""
     _stuck: Stuck | None = None
+    _traces: str = ""
+    """Where nodes keep what their ranks were at when one was stuck."""
     _message: str = ""
     _exit_code: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -102,6 +112,11 @@ class Council:
                 limit = self.clock() - self._config.node_lost_after_seconds + _REDIAL_SECONDS
                 self._heard[word.node] = replace(heard, at=min(heard.at, limit), has_hung_up=True)
 
+    def calls(self, rank: int) -> None:
+        """A node that comes before this one is there, and waits."""
+        with self._lock:
+            self._called_at[rank] = self.clock()
+
     def is_over(self) -> bool:
         """Whether all others have heard that it is over, or have had the time to."""
         with self._lock:
@@ -122,6 +137,8 @@ class Council:
             self._enter("wait", now)
         self._heard[word.node] = _Heard(word=word, at=now)
         self._job = self._job or word.job
+        if word.round >= self._round and word.party:
+            self._expected = frozenset(word.party)
         self._round = max(self._round, word.round)
         if len(word.history) > len(self.history):
             self.history = word.history
@@ -151,18 +168,23 @@ class Council:
             self._left = self._gone_leader(unjudged.leader)
             self._enter("end", now)
             return
-        if len(living) == self.node.count:
-            if all(one.word.state != "runs" for one in living.values()):
-                self._begin(now)
+        if self._callers(now) or any(word.state == "runs" for word in words):
+            self._since = now  # of a run that goes on elsewhere
             return
+        size = self.sizes.best(len(living))
+        is_complete = living.keys() >= (self._expected or frozenset(range(self.node.count)))
         limit = self._config.node_return_seconds if self._round else self.node.join_seconds
-        if now - self._since > limit:
+        is_late = now - self._since > limit
+        if size is not None and (is_complete or (is_late and self._round)):
+            self._begin(now, sorted(living)[:size])
+        elif is_late:
             self._stop(now, self._missing(living, limit), FirstlightError.exit_code)
 
-    def _begin(self, now: float) -> None:
+    def _begin(self, now: float, party: Sequence[int]) -> None:
         self._job = self._job or uuid.uuid4().hex
         self._round += 1
-        self._party = {rank: self._heard[rank].word.instance for rank in sorted(self._living(now))}
+        self._party = {rank: self._heard[rank].word.instance for rank in party}
+        self._expected, self._grows = frozenset(party), ""
         self._store = self.open_store()
         self._found = self._left = self._stuck = None
         self._enter("run", now)
@@ -173,12 +195,37 @@ class Council:
         if self._finds_lost(words, now) or any(self._has(word, "ended") for word in words.values()):
             self._enter("end", now)
         elif all(self._has(word, "done") for word in words.values()):
-            self._stop(now, "", max(word.exit_code for word in words.values()))
+            self._done(now, words)
         else:
+            self._grows = self._grows or self._newcomers(now, beats)
             self._stuck = find_stuck(beats, now, self._config)
             if self._stuck is not None:
                 self._found = _told(self._stuck)
+                self._traces = self.supervisor.place_of_traces(self._stuck.kind)
                 self._enter("end", now)
+
+    def _done(self, now: float, words: Mapping[int, Word]) -> None:
+        """The run has come to its end, or was asked to, or has made room for a node that came."""
+        codes = {word.exit_code for word in words.values()}
+        if self._grows and codes == {EXIT_PREEMPTED} and not any(word.is_asked for word in words.values()):
+            self._enter("wait", now)
+        else:
+            self._stop(now, "", max(codes))
+
+    def _newcomers(self, now: float, beats: Sequence[Beat]) -> str:
+        """The nodes for which the ranks are to pause, in words; nothing where they make no larger layout, or before all
+        ranks have done a step and can be asked to."""
+        come = sorted({*self._living(now), *self._callers(now)} - self._party.keys())
+        all_there = len(beats) == len(self._party) * self.node.num_ranks
+        have_stepped = all_there and all(beat.step > beat.first_step for beat in beats)
+        if not come or not have_stepped or (self.sizes.best(len(self._party) + len(come)) or 0) <= len(self._party):
+            return ""
+        nodes = ", ".join(named(rank, self._addresses().get(rank)) for rank in come)
+        return f"{nodes} has come; the ranks save after this step and start again with it"
+
+    def _callers(self, now: float) -> list[int]:
+        limit = self._config.node_lost_after_seconds
+        return [rank for rank, at in self._called_at.items() if now - at <= limit]
 
     def _end(self, now: float) -> None:
         """Until all that live have said why their ranks have ended."""
@@ -188,7 +235,8 @@ class Council:
         self._finds_lost(words, now)  # what its loss has ended elsewhere may have been heard first
         self._note()
         ended = [word for word in words.values() if self._has(word, "ended")]
-        self._judge(now, self._first_cause([word.cause for word in ended if word.cause is not None]))
+        cause = self._first_cause([word.cause for word in ended if word.cause is not None])
+        self._judge(now, cause, traces=next((word.traces for word in ended if word.traces), ""))
         if any(word.is_asked for word in ended):
             self._stop(now, self._message, self._exit_code or FirstlightError.exit_code)
 
@@ -212,9 +260,9 @@ class Council:
         causes = [*filter(None, [self._found]), *own, *filter(None, [self._left]), *reported]
         return next(iter(causes), Cause(message="error: the ranks have ended", exit_code=FirstlightError.exit_code))
 
-    def _judge(self, now: float, cause: Cause) -> None:
+    def _judge(self, now: float, cause: Cause, *, traces: str) -> None:
         self.supervisor.round = self._round - 1
-        verdict = self.supervisor.judge(cause, self._since)
+        verdict = self.supervisor.judge(cause, self._since, traces=traces)
         self.history = (*self.history, verdict.fault)
         self._judged = self._round
         if verdict.starts_again:
@@ -261,11 +309,12 @@ class Council:
 
     def _gone_leader(self, rank: int) -> Cause:
         known = {0: f"{self.node.address}:{self.node.port}"} | self._addresses()
+        before = [node for node in self._expected or range(self.node.count) if node < rank]
         return Cause(
             message=f"error: {named(rank, known.get(rank))} is lost: its supervisor has ended",
             exit_code=FirstlightError.exit_code,
             kind=NODE_LOST,
-            rank=rank * self.node.num_ranks,
+            rank=len(before) * self.node.num_ranks,
         )
 
     def _missing(self, living: Mapping[int, _Heard], limit: float) -> str:
@@ -274,7 +323,9 @@ class Council:
         shown = ", ".join(named(rank, known.get(rank)) for rank in missing[:8]) + (" ..." if len(missing) > 8 else "")
         what = "come back" if self._round else "come"
         hint = " (resilience.node_return_seconds)" if self._round else ""
-        return f"error: {len(missing)} of {self.node.count} nodes did not {what} within {limit:g} s{hint}: {shown}"
+        why_not = self.sizes.why_not(len(living)) if self._round else ""
+        counted = f"{len(missing)} of {self.node.count} nodes did not {what} within {limit:g} s{hint}"
+        return f"error: {counted}: {shown}{why_not}"
 
     def _addresses(self) -> dict[int, str]:
         return {rank: one.word.address for rank, one in self._heard.items()}
@@ -283,7 +334,7 @@ class Council:
         if self._phase == "stop":
             return self._order("stop", exit_code=self._exit_code)
         if self._phase == "run" and self._party.get(word.node) == word.instance:
-            return self._order("run")
+            return self._order("pause", message=self._grows) if self._grows else self._order("run")
         if word.state == "runs":
             return self._order("end")
         return self._order("wait")
@@ -299,6 +350,7 @@ class Council:
                 "party": tuple(self._party),
                 "store": self._store,
                 "stuck": self._stuck,
+                "traces": "" if self._stuck is None else self._traces,
                 "at_once": self._found is not None,
                 "message": self._message if message is None else message,
                 "exit_code": exit_code,

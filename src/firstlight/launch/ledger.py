@@ -64,7 +64,19 @@ class Ledger:
             self._began = min(self._began, self._clock() - max(time.time() - faults[0].time, 0.0))
         if self.faults and self.faults[-1].action == "restart":
             fault = self.faults.pop()
-            self._open = (fault, self._clock() - max(time.time() - fault.time, 0.0))
+            costs = self._recovery(fault)
+            if costs is None:
+                self._open = (fault, self._clock() - max(time.time() - fault.time, 0.0))
+            else:
+                self.faults.append(replace(fault, **costs))
+
+    def _recovery(self, fault: Fault) -> dict[str, Any] | None:
+        """What another supervisor has written down of it, once the run had come as far as before."""
+        for line in reversed(self._lines()):
+            is_of_it = all(line.get(name) == getattr(fault, name) for name in ("kind", "rank", "step"))
+            if line.get("event") == "recovered" and is_of_it and line["time"] >= fault.time:
+                return {name: line[name] for name in ("steps_lost", "seconds_lost")}
+        return None
 
     def went_on(self, *, first_step: int, step: int) -> None:
         """The ranks began after `first_step` and have done `step`: once they are as far, the failure is made up for."""

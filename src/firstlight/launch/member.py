@@ -12,14 +12,14 @@ from typing import Any
 from firstlight.base.errors import EXIT_PREEMPTED, FirstlightError
 from firstlight.base.heartbeat import Beat
 from firstlight.base.log import get_logger
-from firstlight.launch.agent import Elsewhere
+from firstlight.launch.agent import Elsewhere, Pause, Reason
 from firstlight.launch.cause import Cause
 from firstlight.launch.channel import Line, Listener, NoAnswer, call
 from firstlight.launch.council import NODE_LOST, Council, named
 from firstlight.launch.node import Node, host_and_port, listening_at, local_address, open_store
+from firstlight.launch.sizes import Sizes
 from firstlight.launch.supervisor import Supervisor
 from firstlight.launch.words import Order, Word
-from firstlight.resilience.watchdog import Stuck
 
 _BEAT_SECONDS = 0.25
 _CALL_SECONDS = 1.0
@@ -27,6 +27,8 @@ _CALL_SECONDS = 1.0
 _LOOK_SECONDS = 1.0
 """Between attempts to reach nodes that come before the one that leads."""
 _PATIENCE_SECONDS = 30.0
+_GO_ON = ("run", "pause")
+"""Orders under which ranks run."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +38,8 @@ class Report:
     exit_code: int
     cause: Cause | None
     is_asked: bool = False
+    traces: str = ""
+    """Where in the run's folder what they were at is kept."""
 
 
 @dataclass(kw_only=True)
@@ -49,17 +53,27 @@ class _Told:
     answered_at: float = field(default_factory=time.monotonic)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What the nodes of a run have in common: a secret, and with how many of them it goes on."""
+
+    token: bytes
+    sizes: Sizes
+
+
 class Member:
     """This node for the length of a `with` block. Raises InputError when it cannot listen where it must."""
 
-    def __init__(self, node: Node, supervisor: Supervisor, token: bytes) -> None:
-        self._node, self._supervisor, self._token = node, supervisor, token
+    def __init__(self, node: Node, supervisor: Supervisor, group: Group) -> None:
+        self._node, self._supervisor, self._token = node, supervisor, group.token
         self._host = node.address if node.rank == 0 else local_address(node)
         self._listening = listening_at(node, self._host)
         instance = uuid.uuid4().hex
         address = host_and_port(self._listening)
         self._stores: list[Any] = []
-        self._council = Council(node=node, supervisor=supervisor, instance=instance, open_store=self._open_store)
+        self._council = Council(
+            node=node, supervisor=supervisor, instance=instance, open_store=self._open_store, sizes=group.sizes
+        )
         self._told = _Told(word=Word(node=node.rank, count=node.count, instance=instance, address=address))
         self._addresses = {0: f"{node.address}:{node.port}"}
         self._leader = node.rank
@@ -73,6 +87,8 @@ class Member:
         self._listener = Listener(self._listening, self._token, self._hear, self._gone)
         self._beating = threading.Thread(target=self._beat, name="member", daemon=True)
         self._beating.start()
+        if self._node.rank > 0:
+            threading.Thread(target=self._look_for_first, name="first", daemon=True).start()
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
@@ -98,14 +114,22 @@ class Member:
                     return order
                 self._lock.wait(_PATIENCE_SECONDS)
 
-    def watch(self, beats: Sequence[Beat]) -> Stuck | Elsewhere | None:
+    def watch(self, beats: Sequence[Beat]) -> Reason | None:
         """Pass the signs of life of this node's ranks on, and say whether they are to end."""
         with self._lock:
             self._told.beats = tuple(beats)
             order = self._told.order
         if order is None or order.kind == "run":
             return None
+        if order.kind == "pause":
+            return Pause()
         return order.stuck or Elsewhere(at_once=order.at_once)
+
+    @property
+    def place_of_traces(self) -> str:
+        """Where in the run's folder what the ranks were at is to be kept; nothing where nobody wants it."""
+        with self._lock:
+            return "" if self._told.order is None else self._told.order.traces
 
     def report(self, report: Report) -> None:
         """Say how the ranks have ended; why this node has ended them itself comes first."""
@@ -121,6 +145,7 @@ class Member:
                 cause=None if has_come_to_its_end else cause,
                 exit_code=report.exit_code,
                 is_asked=report.is_asked,
+                traces=report.traces,
             )
 
     def leave(self) -> None:
@@ -158,15 +183,18 @@ class Member:
         self._addresses |= {rank: place for rank, place in order.addresses.items() if rank != self._node.rank}
         if len(order.history) > len(word.history) and order.kind != "stop" and order.message:
             get_logger().warning(order.message)
+        if order.kind == "pause" and before is not None and before.kind != "pause":
+            get_logger().info(order.message)
         history = max(word.history, order.history, key=len)
         self._tell(history=history, job=order.job)
         if word.state == "runs":
-            if before is not None and before.kind == "run" and before.leader != order.leader:
+            if before is not None and before.kind in _GO_ON and before.leader != order.leader:
                 order = self._end(f"{named(self._leader, self._addresses.get(self._leader))} was started again")
-            elif before is not None and before.kind != "run":
+            elif before is not None and before.kind not in _GO_ON:
                 return  # the ranks are being ended: no order changes that
         elif order.kind == "run" and order.round > word.round:
-            self._tell(state="runs", round=order.round, leader=self._leader, cause=None, exit_code=0, is_asked=False)
+            facts = {"cause": None, "exit_code": 0, "is_asked": False, "traces": "", "party": order.party}
+            self._tell(state="runs", round=order.round, leader=self._leader, **facts)
             self._told.beats = ()
         self._told.order = order
         self._lock.notify_all()
@@ -192,12 +220,32 @@ class Member:
             self._lose_leader("its supervisor has ended")
         return None
 
+    def _look_for_first(self) -> None:
+        """A run that another node leads takes node 0 in again when it is back; others find their way by themselves. In
+        a thread of its own: this node's words must not wait for a machine that is not there."""
+        line: Line | None = None
+        while not self._is_closed:
+            word = self._word()
+            if self.leads and word.state == "runs":
+                try:
+                    line = line or call(self._addresses[0], self._token, _CALL_SECONDS)
+                    line.send(word.as_json())
+                    if Order.model_validate(line.receive(_CALL_SECONDS)).kind != "stop":
+                        self._council.calls(
+                            0
+                        )  # it knows nothing of the ranks that run, and what it orders is no matter
+                except (NoAnswer, ConnectionRefusedError):
+                    if line is not None:
+                        line.close()
+                    line = None
+            time.sleep(_LOOK_SECONDS)
+
     def _lose_leader(self, how: str) -> None:
         """Without a leader this node ends its ranks itself, and looks for another one when they have ended."""
         what = f"{named(self._leader, self._addresses.get(self._leader))} is lost: {how}"
         with self._lock:
             word, order = self._told.word, self._told.order
-            if word.state == "runs" and order is not None and order.kind == "run":
+            if word.state == "runs" and order is not None and order.kind in _GO_ON:
                 self._told.order = self._end(what)
             if self._told.word.state != "runs":
                 self._leader, self._looked_at = self._node.rank, -_LOOK_SECONDS
@@ -209,7 +257,7 @@ class Member:
         first_rank = order.party.index(self._leader) * self._node.num_ranks if self._leader in order.party else 0
         cause = Cause(message=f"error: {what}", exit_code=code, kind=NODE_LOST, rank=first_rank)
         self._tell(cause=cause)
-        return order.model_copy(update={"kind": "end", "at_once": True, "stuck": None})
+        return order.model_copy(update={"kind": "end", "at_once": True, "stuck": None, "traces": ""})
 
     def _ask(self, rank: int, word: Word) -> Order:
         if rank == self._node.rank:

@@ -1,6 +1,7 @@
 """The ranks of one node in one round, on torchelastic: started, watched over, and how they ended."""
 
 import logging
+import re
 import sys
 import time
 import uuid
@@ -16,11 +17,10 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from firstlight.base.errors import FirstlightError
 from firstlight.base.failure import read_failures
 from firstlight.base.world import available_cores, read_exit_code, set_variables, worker_environment
-from firstlight.launch.agent import Agent, Elsewhere
+from firstlight.launch.agent import Agent, Reason
 from firstlight.launch.cause import Cause, first_cause
 from firstlight.launch.parent import read_stacks
 from firstlight.launch.supervisor import Ended
-from firstlight.resilience.watchdog import Stuck
 
 ENTRY = ("-m", "firstlight")
 LOOPBACK = "lo"
@@ -29,8 +29,10 @@ _SHUTDOWN_SECONDS = 600
 """A rank that was asked to stop finishes its step and saves; only then is it killed."""
 
 _SHOWN_CALLS = 4
+_CALL = re.compile(r'File "(?:.*/)?(?P<file>[^"]+)", line (?P<line>\d+) in (?P<call>.+)')
+"""A line of faulthandler's."""
 
-Watch = Callable[[], Stuck | Elsewhere | None]
+Watch = Callable[[], Reason | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +88,13 @@ def _outcome(agent: Agent, ranks: Ranks, *, default: int, is_asked: bool = False
 
 
 def _where(store_folder: Path, rank: int) -> str:
-    """The innermost calls of a stuck rank's main thread; nothing of one that could not write them."""
+    """The innermost call of a stuck rank's main thread, and lines with some more; nothing of one that could not write
+    them."""
     _, _, main_thread = read_stacks(store_folder, rank).rpartition("(most recent call first):\n")
-    return "".join(f"\n{line}" for line in main_thread.splitlines()[:_SHOWN_CALLS])
+    calls = main_thread.splitlines()[:_SHOWN_CALLS]
+    innermost = _CALL.search(calls[0]) if calls else None
+    named = "" if innermost is None else f"; it is in {innermost['call']} ({innermost['file']}:{innermost['line']})"
+    return named + "".join(f"\n{line}" for line in calls)
 
 
 def _exit_code(agent: Agent, result: RunResult) -> int:

@@ -73,8 +73,9 @@ class Supervisor:
     def starts_again(self, ended: Ended) -> bool:
         """Write the failure down, and decide. A failure that ends the run leaves the last state on the disk."""
         self.note(read_beats(ended.store_folder))
-        name = f"step-{self._step + 1}-{ended.cause.kind}-{int(time.time())}"
-        verdict = self.judge(ended.cause, ended.noticed_at, traces=self._keep_traces(ended.store_folder, name))
+        place = self.place_of_traces(ended.cause.kind)
+        traces = place if self.keep_traces(ended.store_folder, place) else ""
+        verdict = self.judge(ended.cause, ended.noticed_at, traces=traces)
         self.say(verdict)
         if not verdict.starts_again:
             self.save()
@@ -129,10 +130,13 @@ class Supervisor:
             return None if reason is None else ""
         return f"\nthe ranks do not start again: {reason}"
 
-    def _keep_traces(self, store_folder: Path, name: str) -> str:
-        """Their place within the run's folder; nothing where the ranks have left none."""
-        place = Path(LOGS) / name
-        return str(place) if keep_traces(store_folder, self.ledger.folder / place) else ""
+    def place_of_traces(self, kind: str) -> str:
+        """Where in the run's folder what ranks were at is kept, of a failure of this kind now."""
+        return str(Path(LOGS) / f"step-{self._step + 1}-{kind}-{int(time.time())}")
+
+    def keep_traces(self, store_folder: Path, place: str) -> bool:
+        """Keep what the ranks of this node have left there; whether they have left anything."""
+        return keep_traces(store_folder, self.ledger.folder / place)
 
     def note(self, beats: Sequence[Beat]) -> None:
         """Remember how far the ranks are."""

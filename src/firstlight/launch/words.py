@@ -31,6 +31,8 @@ class Word(_Message):
     """The run's start by all its supervisors; empty before a leader has named it."""
     round: int = 0
     """The last one that it has started ranks in."""
+    party: tuple[int, ...] = ()
+    """The nodes that took part in it."""
     leader: int = 0
     """The node that led it."""
     state: Literal["waits", "runs", "ended", "done", "leaves"] = "waits"
@@ -39,6 +41,8 @@ class Word(_Message):
     exit_code: int = 0
     is_asked: bool = False
     """Whether it was asked to stop."""
+    traces: str = ""
+    """Where in the run's folder it has kept what its ranks were at."""
     beats: tuple[Beat, ...] = ()
     """Of its ranks in this round; times are seconds before now."""
     history: tuple[Fault, ...] = ()
@@ -46,9 +50,10 @@ class Word(_Message):
 
 
 class Order(_Message):
-    """What a node is to do: wait for the others, run the ranks of a round, end them, or stop for good."""
+    """What a node is to do: wait for the others, run the ranks of a round, have them save and pause at a step's end,
+    end them, or stop for good."""
 
-    kind: Literal["wait", "run", "end", "stop"]
+    kind: Literal["wait", "run", "pause", "end", "stop"]
     leader: str
     """The instance that leads: another one knows nothing of the ranks that run."""
     job: str
@@ -61,9 +66,11 @@ class Order(_Message):
     """Where the ranks of the round meet."""
     stuck: Stuck | None = None
     """The rank because of which they end."""
+    traces: str = ""
+    """Where in the run's folder every node keeps what its ranks were at then."""
     at_once: bool = False
     """End them without last words: they wait for a node that is gone."""
     message: str = ""
-    """About the last failure."""
+    """About the last failure, or why they pause."""
     exit_code: int = 0
     history: tuple[Fault, ...] = ()

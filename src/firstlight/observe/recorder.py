@@ -186,7 +186,9 @@ class Recorder:
                 self._instruments.profile.after_step(report.step)
         if not report.update.applied:
             facts = {"grad_norm": report.update.grad_norm, "loss": report.loss.total}
-            self._events.add("skip", report.step, f"update left out: gradient norm {report.update.grad_norm:g}", facts)
+            source = f", {report.not_finite}" if report.not_finite else ""
+            text = f"update left out: gradient norm {report.update.grad_norm:g}{source}"
+            self._events.add("skip", report.step, text, facts)
         if self._is_due(report.step):
             self._write_step(report)
         self._is_first_step = False

@@ -7,8 +7,9 @@ wrong there is this rank's own work.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
@@ -16,6 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from firstlight.models.decoder import Decoder
 from firstlight.models.family import units_of
 from firstlight.parallel.digests import Digests
+from firstlight.parallel.engine import Engine
+from firstlight.parallel.rows import HostBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,24 @@ class Sign:
     what: str
     digest: Tensor
     is_own: bool
+    micro_batch: int
+    """Forward passes of a stage before the last one."""
+
+
+class Digest(Protocol):
+    """Makes a number of a tensor."""
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """An integer [], on the tensor's device."""
+
+
+class Finiteness:
+    """1 where all of a tensor is finite, else 0."""
+
+    @torch.no_grad()
+    def of(self, tensor: Tensor) -> Tensor:
+        """See Digest."""
+        return torch.isfinite(tensor).all().long()
 
 
 @dataclass(kw_only=True)
@@ -32,14 +53,15 @@ class Probe:
     """Watches the stages of this rank, while asked to."""
 
     stages: Sequence[Decoder]
-    digests: Digests = field(default_factory=Digests)
+    digests: Digest = field(default_factory=Digests)
     signs: list[Sign] = field(default_factory=list)
+    _num_passes: int = 0
     _handles: list[RemovableHandle] = field(default_factory=list)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Collect `signs` anew for the length of the block."""
-        self.signs = []
+        self.signs, self._num_passes = [], 0
         self._handles = [handle for stage in self.stages for handle in self._hooks(stage)]
         try:
             yield
@@ -47,6 +69,16 @@ class Probe:
             # Those on weights as well, which outlive the block.
             for handle in self._handles:
                 handle.remove()
+
+    def signs_of(self, engine: Engine, rows: HostBatch) -> list[Sign]:
+        """What comes by in a forward and backward pass, whose gradients are then forgotten. Collective."""
+        with self.watching():
+            engine.forward_backward(rows)
+            self.take_sums()
+        for stage in self.stages:
+            for parameter in stage.parameters():
+                parameter.grad = None
+        return self.signs
 
     def take_sums(self) -> None:
         """Add the gradients as they are now, summed over micro-batches and ranks."""
@@ -68,6 +100,7 @@ class Probe:
                 yield module.register_forward_pre_hook(_Weights(self, name))
 
     def _entered(self, _stage: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self._num_passes += 1
         for tensor in _tensors(arguments):
             self.add("what the first layer is given", tensor, is_own=False)
 
@@ -85,7 +118,8 @@ class Probe:
         """Note a tensor."""
         block = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         plain = what.replace("_checkpoint_wrapped_module.", "")
-        self.signs.append(Sign(what=plain, digest=self.digests.of(block), is_own=is_own))
+        digest = self.digests.of(block)
+        self.signs.append(Sign(what=plain, digest=digest, is_own=is_own, micro_batch=max(self._num_passes - 1, 0)))
 
 
 @dataclass(frozen=True)

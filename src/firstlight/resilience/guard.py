@@ -97,7 +97,9 @@ class Guard:
         update = report.update
         is_finite = math.isfinite(update.grad_norm)
         why = f", more than {update.norm_limit} (optimizer.skip_above)" if is_finite else ""
-        fact = f"step {report.step}: gradient norm is {update.grad_norm}{why}, loss {report.loss.total}; not applied"
+        source = f", {report.not_finite}" if report.not_finite else ""
+        what = f"gradient norm is {update.grad_norm}{why}, loss {report.loss.total}{source}"
+        fact = f"step {report.step}: {what}; not applied"
         self._note(report, fact)
         if self._config.on_not_finite == "stop" and not is_finite:
             return Stop(reason=f"{fact} (resilience.on_not_finite = stop)", exit_code=FirstlightError.exit_code)
@@ -114,7 +116,8 @@ class Guard:
         return self._rewind(report, f"{fact}, {self._spikes_in_a_row} times in a row (resilience.rewind.spike)")
 
     def _note(self, report: StepReport, fact: str) -> None:
-        get_logger().warning(fact)
+        if self._peers.rank == 0:  # all ranks know the same
+            get_logger().warning(fact)
         if self.bad_since is None:
             self.bad_since = report.step
 

@@ -64,7 +64,7 @@ from firstlight.resilience.guard import Guard
 from firstlight.train.avoided_samples import read_avoided
 from firstlight.train.checkpointers import checkpointers
 from firstlight.train.evaluate import Evaluation, EvaluationPlan, Evaluations, Evaluator, HeldOutSet, Portion
-from firstlight.train.guarding import checks_of, faults_of, pace_of
+from firstlight.train.guarding import checks_of, faults_of, not_finite_of, pace_of
 from firstlight.train.loop import Parts
 from firstlight.train.place import Place
 from firstlight.train.recording import measures_of, recorder_of, update_watch
@@ -201,6 +201,7 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
         faults=faults_of(config, place, model),
         guard=guard,
         checks=checks_of(config, layout, place, engine, model, kept.on_disk),
+        not_finite=not_finite_of(config, place, engine, model),
         pace=pace_of(config, layout, place, model),
         rewinds=Rewinds(config.resilience.rewind, timeline_of(config), place, kept),
         recorder=recorder_of(config, place, measures),

@@ -72,8 +72,8 @@ def _memory(config: RunConfig, place: Place) -> Path | None:
 
 
 def _copies(config: RunConfig, place: Place) -> PeerCopies | None:
-    """Between the memories of several nodes."""
-    if place.world.node is None:
+    """Between the memories of several nodes. One that goes on alone has its own files and a copy of its neighbour's."""
+    if place.world.node is None or place.world.node.count == 1:
         return None
     key = read_key(config.checkpoint.key_file)
     return PeerCopies(RankCarrier(place.device), ranks_per_node=place.world.local_size, key=key)

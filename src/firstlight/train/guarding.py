@@ -7,9 +7,10 @@ from firstlight.models.family import units_of
 from firstlight.parallel.apply import LaidOut, copies_in, parameter_names
 from firstlight.parallel.engine import Engine
 from firstlight.parallel.layer_clock import LayerClock
-from firstlight.parallel.probe import Probe
+from firstlight.parallel.probe import Finiteness, Probe
 from firstlight.resilience.stragglers import Stragglers
 from firstlight.train.checks import Checks
+from firstlight.train.not_finite import NotFinite
 from firstlight.train.pace import Pace
 from firstlight.train.place import Place
 from firstlight.train.planted_faults import PlantedFaults
@@ -40,6 +41,12 @@ def checks_of(
         num_rows = config.training.micro_batch_size if layout.pp == 1 else None
         replay = Replay(engine, Probe(stages=model.stages), peers, num_rows=num_rows)
     return Checks(resilience, place, replicas=replicas, replay=replay, trust=kept.trust)
+
+
+def not_finite_of(config: RunConfig, place: Place, engine: Engine, model: LaidOut) -> NotFinite:
+    """What finds the source of numbers that are not finite."""
+    probe = Probe(stages=model.stages, digests=Finiteness())
+    return NotFinite(engine=engine, probe=probe, peers=place.peers, micro_batch_size=config.training.micro_batch_size)
 
 
 def pace_of(config: RunConfig, layout: Layout, place: Place, model: LaidOut) -> Pace:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from firstlight.base.heartbeat import Heart
-from firstlight.base.report import Corruption, StepReport
+from firstlight.base.report import Corruption, LossReport, StepReport, Update
 from firstlight.checkpoint.checkpointer import Checkpointer
 from firstlight.data.stream import Batch
 from firstlight.observe.recorder import Recorder
@@ -14,6 +14,7 @@ from firstlight.resilience.guard import Guard
 from firstlight.resilience.verdict import Proceed, Rewind, Stop, Verdict
 from firstlight.train.checks import Checks
 from firstlight.train.evaluate import Evaluation
+from firstlight.train.not_finite import NotFinite
 from firstlight.train.pace import Pace
 from firstlight.train.planted_faults import PlantedFaults
 from firstlight.train.rewinds import Rewinds
@@ -32,6 +33,7 @@ class Parts:
     heart: Heart
     faults: PlantedFaults
     checks: Checks
+    not_finite: NotFinite
     pace: Pace
     rewinds: Rewinds
     snapshots: Checkpointer | None = None
@@ -132,6 +134,7 @@ def train_step(parts: Parts, state: TrainState) -> StepReport:
     with _phase(parts, "optimizer"):
         update = state.optimizer.step()
     corruption = check_if_due(parts, step, state)
+    source = source_if_not_finite(parts, state, batch, loss, update)
     state.advance(batch, sequence_length=batch.tokens.shape[1])
     return StepReport(
         step=state.step,
@@ -144,6 +147,7 @@ def train_step(parts: Parts, state: TrainState) -> StepReport:
         sequence_length=batch.tokens.shape[1],
         phase=batch.phase,
         corruption=corruption,
+        not_finite=source,
     )
 
 
@@ -160,6 +164,14 @@ def check_if_due(parts: Parts, step: int, state: TrainState) -> Corruption | Non
         return None
     with _phase(parts, "check"):
         return parts.checks.after_update(step, state)
+
+
+def source_if_not_finite(parts: Parts, state: TrainState, batch: Batch, loss: LossReport, update: Update) -> str:
+    """Where numbers that are not finite came first in a step; nothing of one that has none."""
+    if not parts.not_finite.is_due(loss, update):
+        return ""
+    with _phase(parts, "check", is_steady=False):
+        return parts.not_finite.find(batch, state)
 
 
 @contextmanager

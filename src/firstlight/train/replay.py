@@ -83,13 +83,7 @@ class Replay:
         )
 
     def _run(self, rows: Batch) -> list[Sign]:
-        with self._probe.watching():
-            self._engine.forward_backward(rows)
-            self._probe.take_sums()
-        for stage in self._probe.stages:
-            for parameter in stage.parameters():
-                parameter.grad = None
-        return self._probe.signs
+        return self._probe.signs_of(self._engine, rows)
 
     def _by_rank(self, value: float) -> list[float]:
         slots = [0.0] * self._peers.size

@@ -1,6 +1,7 @@
 """What the node that leads makes of what all nodes say: words in, orders out, on a clock of the test's."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from firstlight.launch.cause import Cause
 from firstlight.launch.council import Council
 from firstlight.launch.ledger import Ledger
 from firstlight.launch.node import Node
+from firstlight.launch.sizes import Sizes
 from firstlight.launch.supervisor import Supervisor
 from firstlight.launch.words import Order, Word
 
@@ -26,6 +28,7 @@ class Scene:
     folder: Path
     leader: int = 0
     count: int = 2
+    sizes: Sizes | None = None
     now: float = 100.0
     orders: dict[int, Order] = field(default_factory=dict)
 
@@ -36,6 +39,7 @@ class Scene:
             supervisor=Supervisor(config=CONFIG, ledger=ledger, save_last_state=lambda: None),
             instance="leader",
             open_store=lambda: "10.0.0.1:9999",
+            sizes=self.sizes or Sizes(fewest=self.count, most=self.count),
             clock=lambda: self.now,
         )
 
@@ -161,6 +165,82 @@ def test_a_node_that_does_not_come_back_is_named(scene: Scene) -> None:
     )
 
 
+def of_four(folder: Path, *, fewest: int, evenly: bool = False) -> Scene:
+    """Four nodes in round one, of which the last is lost; the others have ended."""
+
+    def refusal(count: int) -> str | None:
+        return f"the batch does not divide by {count}" if evenly and count == 3 else None
+
+    scene = Scene(folder=folder, count=4, sizes=Sizes(fewest=fewest, most=4, refusal=refusal))
+    for state, number in (("waits", 0), ("waits", 0), ("runs", 1)):
+        scene.kinds(*((node, state, number) for node in range(4)))
+    for _ in range(2):
+        scene.kinds(*((node, "runs", 1) for node in range(3)), seconds=2.7)
+    for node in range(3):
+        scene.say(node, "ended", round=1, cause=FOLLOWS)
+    assert [fault.rank for fault in scene.orders[2].history] == [3]
+    return scene
+
+
+def wait_in_vain(scene: Scene) -> None:
+    for _ in range(30):
+        scene.kinds(*((node, "ended", 1) for node in range(3)), seconds=2.5)
+
+
+def test_a_run_goes_on_with_fewer_and_takes_in_who_comes_back(tmp_path: Path) -> None:
+    scene = of_four(tmp_path, fewest=2)
+    for _ in range(23):
+        assert set(scene.kinds(*((node, "ended", 1) for node in range(3)), seconds=2.5)) == {"wait"}
+    wait_in_vain(scene)
+    order = scene.orders[1]
+    assert (order.kind, order.round, order.party) == ("run", 2, (0, 1, 2))
+    come = {"instance": "new", "address": "10.0.0.9:1"}
+    assert scene.say(3, **come).kind == "wait"
+    for node in range(3):
+        scene.say(node, "runs", round=2, party=(0, 1, 2), beats=(replace(beat(node), first_step=6),))
+    assert scene.orders[2].kind == "run", "its ranks may not hear yet"
+    for node in range(3):
+        scene.say(node, "runs", round=2, beats=(beat(node, step=7),))
+    assert scene.orders[2].kind == "pause"
+    assert scene.orders[2].message == (
+        "node 3 (10.0.0.9:1) has come; the ranks save after this step and start again with it"
+    )
+    for node in range(3):
+        scene.say(node, "done", round=2, exit_code=75)
+    order = scene.say(3, **come)
+    assert (order.kind, order.round, order.party) == ("run", 3, (0, 1, 2, 3))
+    assert [fault.kind for fault in order.history] == ["node lost"]
+
+
+def test_a_request_to_stop_while_ranks_pause_ends_the_run(tmp_path: Path) -> None:
+    scene = of_four(tmp_path, fewest=2)
+    wait_in_vain(scene)
+    scene.say(3, instance="new")
+    for node in range(3):
+        scene.say(node, "runs", round=2, beats=(beat(node),))
+    assert scene.orders[2].kind == "pause"
+    for node in range(3):
+        scene.say(node, "done", round=2, exit_code=75, is_asked=node == 1)
+    assert (scene.orders[2].kind, scene.orders[2].exit_code) == ("stop", 75)
+
+
+def test_of_nodes_that_make_no_layout_some_wait(tmp_path: Path) -> None:
+    scene = of_four(tmp_path, fewest=2, evenly=True)
+    wait_in_vain(scene)
+    assert [scene.orders[node].kind for node in range(3)] == ["run", "run", "wait"]
+    assert scene.orders[0].party == (0, 1)
+
+
+def test_too_few_nodes_say_what_would_do(tmp_path: Path) -> None:
+    scene = of_four(tmp_path, fewest=3, evenly=True)
+    wait_in_vain(scene)
+    order = scene.orders[0]
+    assert (order.kind, order.exit_code) == ("stop", 1)
+    assert order.message.endswith(
+        ": node 3 (10.0.0.4:1); 3 are there, which make no layout: the batch does not divide by 3; all 4 would do"
+    )
+
+
 def test_another_node_leads_on_from_what_the_nodes_say(scene: Scene, tmp_path: Path) -> None:
     """Node 0 is gone after round 3, of which no one has judged the end."""
     scene.in_round_one()
@@ -185,11 +265,15 @@ def test_a_stuck_rank_of_another_node_is_named_by_it(scene: Scene) -> None:
     assert order.kind == "end"
     assert order.stuck is not None
     assert (order.stuck.rank, order.stuck.kind) == (1, "frozen")
+    assert scene.say(0, "runs", round=1).traces == order.traces, "all keep theirs at one place"
     stack = Cause(message=f"error: {order.stuck.what}\n  in data", exit_code=1, kind="frozen", rank=1)
     plain = Cause(message=f"error: {order.stuck.what}", exit_code=1, kind="frozen", rank=1)
-    scene.say(0, "ended", round=1, cause=plain)
+    scene.say(0, "ended", round=1, cause=plain, traces=order.traces)
     order = scene.say(1, "ended", round=1, cause=stack)
-    assert order.history[0].kind == "frozen"
+    (fault,) = order.history
+    assert fault.kind == "frozen"
+    assert re.fullmatch(r"logs/step-7-frozen-\d+", fault.traces)
+    assert f"\n  in data\nstacks and collectives of the ranks: {scene.folder / fault.traces}\n" in order.message
 
 
 def test_a_run_that_is_done_stops_everywhere(scene: Scene) -> None:

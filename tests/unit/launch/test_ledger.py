@@ -65,6 +65,19 @@ def test_another_supervisors_faults_are_gone_on_from(tmp_path: Path) -> None:
     assert "effective training time 0.0 %" in ledger.summary()
 
 
+def test_a_fault_that_is_made_up_for_is_not_counted_again_by_who_leads_next(tmp_path: Path) -> None:
+    first = Ledger(tmp_path, clock := Clock())
+    lost = Fault(time=time.time() - 1, round=0, kind="node lost", rank=0, step=7, cause="", action="restart")
+    first.failed(lost, clock.now)
+    clock.now += 12
+    first.went_on(first_step=5, step=7)
+    second = Ledger(tmp_path)
+    second.adopt([lost])
+    second.went_on(first_step=7, step=8)
+    assert [(one.steps_lost, one.seconds_lost) for one in second.faults] == [(1, 12.0)]
+    assert (tmp_path / "faults.jsonl").read_text().count('"recovered"') == 1
+
+
 def test_rewinds_that_the_first_rank_wrote_are_in_the_table(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, clock := Clock())
     later = time.time() + 1

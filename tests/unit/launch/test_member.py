@@ -10,13 +10,15 @@ import pytest
 
 from firstlight.base.heartbeat import Beat
 from firstlight.config.training import ResilienceConfig
-from firstlight.launch.agent import Elsewhere
+from firstlight.launch.agent import Elsewhere, Pause
 from firstlight.launch.cause import Cause
 from firstlight.launch.ledger import Ledger
-from firstlight.launch.member import Member, Report
+from firstlight.launch.member import Group, Member, Report
 from firstlight.launch.node import Node
+from firstlight.launch.sizes import Sizes
 from firstlight.launch.supervisor import Supervisor
 from firstlight.launch.words import Order
+from tests.runs import wait_until
 from tests.unit.launch.test_node import free_port
 
 CONFIG = ResilienceConfig(node_lost_after_seconds=2, node_return_seconds=3)
@@ -30,6 +32,7 @@ class Cluster:
 
     folder: Path
     count: int
+    fewest: int = 0
     port: int = field(default_factory=free_port)
     members: dict[int, Member] = field(default_factory=dict)
     opened: dict[int, ExitStack] = field(default_factory=dict)
@@ -40,7 +43,8 @@ class Cluster:
             ledger = Ledger(self.folder)
             supervisor = Supervisor(config=CONFIG, ledger=ledger, save_last_state=lambda: None)
             self.opened[rank] = ExitStack()
-            self.members[rank] = self.opened[rank].enter_context(Member(node, supervisor, b"token"))
+            group = Group(token=b"token", sizes=Sizes(fewest=self.fewest or self.count, most=self.count))
+            self.members[rank] = self.opened[rank].enter_context(Member(node, supervisor, group))
 
     def die(self, rank: int) -> None:
         """All its connections end."""
@@ -144,3 +148,23 @@ def test_a_node_that_does_not_come_back_ends_the_run(two: Cluster) -> None:
     assert (order.kind, order.exit_code) == ("stop", 1)
     assert order.message.startswith("error: 1 of 2 nodes did not come back within 3 s")
     assert f"node 0 (127.0.0.1:{two.port})" in order.message
+
+
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_one_goes_on_alone_and_makes_room_when_the_other_comes_back(two: Cluster, lost: int) -> None:
+    """The one that leads too: it is found, and leads again."""
+    for member in two.members.values():
+        member._council.sizes = Sizes(fewest=1, most=2)
+    two.fewest = 1
+    two.die(lost)
+    two.wait_for_end(1 - lost)
+    two.members[1 - lost].report(Report(exit_code=1, cause=FOLLOWS))
+    alone = two.members[1 - lost]
+    order = alone.next_order()
+    assert (order.kind, order.round, order.party) == ("run", 2, (1 - lost,))
+    two.start(lost)
+    wait_until(lambda: alone.watch([beat(1 - lost)]) == Pause(), timeout=TIMEOUT_SECONDS)
+    alone.report(Report(exit_code=75, cause=None))
+    orders = two.orders()
+    assert [(order.kind, order.round, order.party) for order in orders.values()] == [("run", 3, (0, 1))] * 2
+    assert [fault.kind for fault in orders[lost].history] == ["node lost"], "nothing else has failed"

@@ -12,8 +12,9 @@ from firstlight.base.errors import FirstlightError
 from firstlight.config.training import ResilienceConfig
 from firstlight.launch.interface import interface_of
 from firstlight.launch.ledger import Ledger
-from firstlight.launch.member import Member
+from firstlight.launch.member import Group, Member
 from firstlight.launch.node import Node, local_address
+from firstlight.launch.sizes import Sizes
 from firstlight.launch.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
@@ -34,7 +35,8 @@ def node(rank: int, count: int, port: int, *, seconds: int = 20, address: str = 
 
 def member(one: Node, token: bytes = b"the job's") -> Member:
     ledger = Ledger(Path("/nowhere"))
-    return Member(one, Supervisor(config=ResilienceConfig(), ledger=ledger, save_last_state=lambda: None), token)
+    group = Group(token=token, sizes=Sizes(fewest=one.count, most=one.count))
+    return Member(one, Supervisor(config=ResilienceConfig(), ledger=ledger, save_last_state=lambda: None), group)
 
 
 def outcome(one: Node, token: bytes = b"the job's") -> str:
