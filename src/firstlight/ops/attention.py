@@ -64,7 +64,7 @@ class AttentionKernel(Protocol):
     """Softmax attention, causal without a mask, else to what the mask shows."""
 
     def __call__(
-        self, query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, *, scale: float, mask: Tensor | None
+        self, query_bhsk: Tensor, key_bgtk: Tensor, value_bgtv: Tensor, /, *, scale: float, mask: Tensor | None
     ) -> Tensor: ...
 
 
