@@ -16,6 +16,7 @@ MEGATRON = Practice(
     has_fused_pointwise=True,
     hides_experts="no",
     dispatch_bytes=2,
+    receives_apart=False,
 )
 """Megatron-LM: parameters in bf16, a copy and moments in fp32, fused kernels, sequence parallel."""
 OLD_MEGATRON = replace(MEGATRON, attention="matrix")

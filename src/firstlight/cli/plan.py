@@ -64,7 +64,8 @@ def plan(  # noqa: PLR0913  (one argument for each flag of the verb)
         )
         return
     loaded.require_rules(world_size=read.world_size)
-    work, profile = Work.of(loaded.config, read.world_size), read_hardware(hardware)
+    profile = read_hardware(hardware)
+    work = Work.of(loaded.config, read.world_size, profile.kernels)
     if calibrate is not None:
         profile = calibrated(profile, work, measured_step_seconds(calibrate), f"fitted to {calibrate}")
     if save_hardware is not None:

@@ -368,18 +368,31 @@ def _chosen_numbers(mixture: MoeFeedForward) -> int:
 
 
 def saved_of_head(model: ModelConfig, layout: Layout, portion: Portion, numbers: Numbers) -> int:
-    """Bytes that the final norm and the loss keep, for each depth of multi-token prediction again: the gradients of
-    head and stream where the loss goes through the logits in blocks (see `ops.cross_entropy`), elsewhere two matrices
-    of the size of the logits, in fp32."""
+    """Bytes that the final norm and the loss keep, for each depth of multi-token prediction again, without logits (see
+    `logits_of_head`); with the head's gradient where the loss goes through the logits in blocks."""
     rows, hidden = portion.positions, model.hidden_size
     words = model.vocab_size // layout.tp
     at = _Layer(model=model, layer=0, layout=layout, portion=portion, numbers=numbers)
     norm = sum(one.size for one in at.norm("output_norm", "stream", at.here, hidden, numbers.stream))
     weight = words * hidden * numbers.product if numbers.is_mixed else 0
     loss = rows * hidden * numbers.product + rows * _INT64
-    is_in_blocks = numbers.product >= _FLOAT32 and layout.tp == 1
-    if not is_in_blocks or model.logit_soft_cap is not None or model.z_loss > 0:
-        loss += 2 * rows * words * _FLOAT32
-    else:
-        loss += words * hidden * _FLOAT32 + 2 * min(rows, _HEAD_BLOCK) * words * _FLOAT32
+    if _is_in_blocks(model, layout, portion, numbers):
+        loss += words * hidden * _FLOAT32
     return norm + weight + (1 + model.num_mtp_layers) * loss
+
+
+def logits_of_head(model: ModelConfig, layout: Layout, portion: Portion, numbers: Numbers) -> tuple[int, int]:
+    """Bytes of logits, in fp32: what the loss keeps of all depths of a micro-batch, and what its backward pass makes of
+    one. In blocks nothing is kept, and a block's are there in the forward pass."""
+    depths, words = 1 + model.num_mtp_layers, model.vocab_size // layout.tp
+    if _is_in_blocks(model, layout, portion, numbers):
+        return 0, 2 * _HEAD_BLOCK * words * _FLOAT32
+    matrix = portion.positions * words * _FLOAT32
+    # A vocabulary that is cut over a tensor group has a loss of one operation more.
+    return depths * matrix, (3 if layout.tp > 1 else 2) * matrix
+
+
+def _is_in_blocks(model: ModelConfig, layout: Layout, portion: Portion, numbers: Numbers) -> bool:
+    """As `ops.cross_entropy` decides."""
+    is_plain = model.logit_soft_cap is None and model.z_loss == 0
+    return is_plain and numbers.product >= _FLOAT32 and layout.tp == 1 and portion.positions > _HEAD_BLOCK

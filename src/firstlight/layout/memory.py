@@ -1,7 +1,8 @@
-"""Bytes that a rank holds between steps and between micro-batches, and what it gathers of the model at once."""
+"""Bytes that a rank holds between steps, and what it gathers of the model."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from firstlight.config.averages import AveragesConfig
 from firstlight.config.model import ModelConfig, MoeFeedForward
@@ -78,35 +79,42 @@ def _bias_bytes(model: ModelConfig, stages: Sequence[Stage]) -> int:
     return sum(model.is_moe_layer(layer) for layer in layers) * feed_forward.n_routed_experts * _BIAS_BYTES
 
 
-def whole_between_micro_batches(
-    model: ModelConfig,
-    layout: Layout,
-    stages: Sequence[Stage] = (),
-    *,
-    number_bytes: int = 4,
-    sum_bytes: int = 4,
-) -> int:
-    """Bytes of what is whole on a rank from one micro-batch to the next though it is sharded: parameters that stay
-    gathered, and sums of gradients that are not reduced before the last micro-batch. A stage of a pipeline keeps both
-    after a backward pass."""
-    parameters = number_bytes if layout.pp > 1 or layout.sharded != "all" else 0
-    sums = sum_bytes if layout.pp > 1 or layout.sharded == "optimizer" else 0
-    return sum(gathered_elements(model, layout, stages)) * (parameters + sums)
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """What FSDP gathers and reduces of a stage, in whole elements."""
+
+    roots: int = 0
+    """Outside of layers: embedding, head and last norm, which stay gathered from a forward to the backward pass."""
+    layer: int = 0
+    """The largest layer, with its experts."""
+    call: int = 0
+    """The most of a layer that is gathered in one call."""
+    whole: int = 0
+    divided: int = 0
+    """Of the whole, what several ranks share."""
+
+    def __add__(self, other: "Units") -> "Units":
+        return Units(
+            roots=self.roots + other.roots,
+            layer=max(self.layer, other.layer),
+            call=max(self.call, other.call),
+            whole=self.whole + other.whole,
+            divided=self.divided + other.divided,
+        )
+
+    def times(self, count: int) -> "Units":
+        """Of as many alike."""
+        return replace(self, roots=count * self.roots, whole=count * self.whole, divided=count * self.divided)
 
 
-def largest_gathered_unit(
-    model: ModelConfig, layout: Layout, stages: Sequence[Stage] = (), *, number_bytes: int = 4
-) -> int:
-    """Bytes of the largest part of the model that FSDP gathers in one call; two such parts are there at once while the
-    next one comes. 0 where nothing is sharded."""
-    return max(gathered_elements(model, layout, stages), default=0) * number_bytes
-
-
-def gathered_elements(model: ModelConfig, layout: Layout, stages: Sequence[Stage]) -> list[int]:
-    """Of each unit that is sharded."""
-    units = [unit for stage in stages or [whole_model(model)] for unit in sharding_units(model, layout, stage).values()]
-    return [
-        sum(block.padded_rows * block.shards * block.row_size for block in blocks)
-        for blocks in units
-        if blocks[0].shards > 1
-    ]
+def units_of(model: ModelConfig, layout: Layout, stage: Stage) -> Units:
+    """Of a stage."""
+    layers: Counter[int | None] = Counter()
+    call, divided = 0, 0
+    for (layer, _), blocks in sharding_units(model, layout, stage).items():
+        size = sum(block.padded_rows * block.shards * block.row_size for block in blocks)
+        layers[layer] += size
+        call = max(call, size if layer is not None else 0)
+        divided += size if blocks[0].shards > 1 else 0
+    whole, roots = layers.total(), layers.pop(None, 0)
+    return Units(roots=roots, layer=max(layers.values(), default=0), call=call, whole=whole, divided=divided)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -46,7 +47,8 @@ class Allocated(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self._take(leaf.untyped_storage())
+                # A DTensor's own storage has the size of the whole tensor, and no memory.
+                self._take((leaf._local_tensor if isinstance(leaf, DTensor) else leaf).untyped_storage())
         return out
 
     def _take(self, storage: torch.UntypedStorage) -> None:

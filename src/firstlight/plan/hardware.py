@@ -66,6 +66,17 @@ class Failures(Section):
     """For which a save holds training up."""
 
 
+class Kernels(Section):
+    """What the runtime does on this kind of device that decides memory."""
+
+    sum_bytes: Literal[4, 8] = 4
+    """Of a number in sums of gradients."""
+    pads_values: bool = False
+    """Whether attention wants values as wide as keys."""
+    keeps_softmax: bool = False
+    """Whether attention in fp32 of short sequences keeps its softmax."""
+
+
 class Hardware(Section):
     """A kind of device in its nodes and cluster."""
 
@@ -87,6 +98,7 @@ class Hardware(Section):
     price_per_hour: Figure
     """Of one device, in dollars."""
     failures: Failures
+    kernels: Kernels = Kernels()
 
     @property
     def ranks_per_node(self) -> int:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from firstlight.config.recompute import NoRecompute, OffloadConfig
-from firstlight.layout.memory import gathered_elements, state_of_rank
+from firstlight.layout.memory import Units, state_of_rank, units_of
 from firstlight.layout.schedules import Slot, orders_of
 from firstlight.layout.stages import Stage, stages_of, stages_on
-from firstlight.plan.memory import buffer_bytes, saved_of_stage, state_bytes, working_bytes
+from firstlight.plan.memory import PlaceBytes, StageBytes, fullest, passing_bytes, saved_of_stage, state_parts
+from firstlight.plan.simulation import Moment, moments_of
 from firstlight.plan.work import Work
 
 
@@ -45,37 +46,58 @@ class Pieces:
 
     def sharded_elements(self, work: Work, place: int) -> int:
         """What FSDP shards of a place, in whole."""
-        stages = self.stages(work)
-        numbers = stages_on(place, work.layout.pp, work.pipeline) if work.layout.pp > 1 else [0]
-        kinds = [self.kinds(work, stages[number]) for number in numbers]
-        return sum(count * sum(self._state(work, kind)[1]) for one in kinds for kind, count in one.items())
+        return sum(self._stage(work, number).units.divided for number in self._numbers(work, place))
 
     def _of_place(self, work: Work, place: int) -> int:
-        all_stages = self.stages(work)
-        numbers = stages_on(place, work.layout.pp, work.pipeline) if work.layout.pp > 1 else [0]
-        kinds = {number: self.kinds(work, all_stages[number]) for number in numbers}
-        found, largest, whole = 0, 0, 0
-        for one in kinds.values():
-            for kind, count in one.items():
-                state, units = self._state(work, kind)
-                found += count * state
-                largest, whole = max(largest, max(units, default=0)), whole + count * sum(units)
-        found += largest * 2 * work.practice.gathered_bytes + whole * _whole_bytes(work)
-        saved = [sum(count * self._saved(work, kind) for kind, count in kinds[number].items()) for number in numbers]
-        found += max(
-            sum(size * held for size, held in zip(saved, most, strict=True)) for most in self._held(work, place)
+        numbers = self._numbers(work, place)
+        parameters = moments = own = 0
+        for number in numbers:
+            for kind, count in self.kinds(work, self.stages(work)[number]).items():
+                state = self._state(work, kind)
+                parameters, moments, own = (
+                    total + count * one for total, one in zip((parameters, moments, own), state, strict=True)
+                )
+        found = PlaceBytes(
+            parameters=parameters,
+            moments=moments,
+            own=own,
+            stages={number: self._stage(work, number) for number in numbers},
+            moments_held=self._held(work, place),
+            passing=self._passing(work),
         )
-        has_head = any(all_stages[number].is_last for number in numbers)
-        return found + self._working(work, has_head) + buffer_bytes(work)
+        return fullest(work, found).total
 
-    def _state(self, work: Work, kind: Stage) -> tuple[int, list[int]]:
+    def _numbers(self, work: Work, place: int) -> list[int]:
+        return stages_on(place, work.layout.pp, work.pipeline) if work.layout.pp > 1 else [0]
+
+    def _stage(self, work: Work, number: int) -> StageBytes:
+        layout = work.layout
+        degrees = layout.tp, layout.cp * layout.dp_shard, layout.ep, layout.etp, layout.dp_replicate
+        key = "stage", number, layout.pp, work.pipeline, degrees, _portion_key(work)
+        if key not in self._known:
+            stage, units, saved = self.stages(work)[number], Units(), 0
+            for kind, count in self.kinds(work, stage).items():
+                units, saved = units + self._units(work, kind).times(count), saved + count * self._saved(work, kind)
+            self._known[key] = StageBytes(stage=stage, units=units, saved=saved)
+        found: StageBytes = self._known[key]
+        return found
+
+    def _units(self, work: Work, kind: Stage) -> Units:
+        layout = work.layout
+        key = "units", kind, layout.tp, layout.cp * layout.dp_shard, layout.ep, layout.etp
+        if key not in self._known:
+            self._known[key] = units_of(work.model, layout, kind)
+        units: Units = self._known[key]
+        return units
+
+    def _state(self, work: Work, kind: Stage) -> tuple[int, int, int]:
+        """Bytes of parameters and moments, elements of gradients."""
         layout = work.layout
         key = "state", kind, layout.tp, layout.cp * layout.dp_shard, layout.ep, layout.etp, layout.dp_replicate
         if key not in self._known:
-            here = [kind]
-            state = state_of_rank(work.model, layout, 0, here, kept=work.kept)
-            self._known[key] = state_bytes(work, state, self.offload), gathered_elements(work.model, layout, here)
-        found: tuple[int, list[int]] = self._known[key]
+            state = state_of_rank(work.model, layout, 0, [kind], kept=work.kept)
+            self._known[key] = *state_parts(work, state, self.offload), state.gradients // 4
+        found: tuple[int, int, int] = self._known[key]
         return found
 
     def _saved(self, work: Work, kind: Stage) -> int:
@@ -85,22 +107,19 @@ class Pieces:
         saved: int = self._known[key]
         return saved
 
-    def _working(self, work: Work, has_head: bool) -> int:  # noqa: FBT001
-        key = "working", has_head, *_portion_key(work)
+    def _passing(self, work: Work) -> int:
+        key = "passing", *_portion_key(work)
         if key not in self._known:
-            self._known[key] = working_bytes(work, has_head=has_head)
-        working: int = self._known[key]
-        return working
+            self._known[key] = passing_bytes(work)
+        passing: int = self._known[key]
+        return passing
 
-    def _held(self, work: Work, place: int) -> list[tuple[int, ...]]:
-        """Micro-batches of each stage of a place that are held at once: the moments at which no other holds more."""
+    def _held(self, work: Work, place: int) -> list[Moment]:
         few = work.representative
         key = "held", work.pipeline.schedule, work.pipeline.num_stages_per_rank, work.layout.pp, few, place
         if key not in self._known:
-            order = self._order(work, few)[place]
-            numbers = stages_on(place, work.layout.pp, work.pipeline) if work.layout.pp > 1 else [0]
-            self._known[key] = _most_held(order, numbers)
-        held: list[tuple[int, ...]] = self._known[key]
+            self._known[key] = moments_of(self._order(work, few)[place], self._numbers(work, place))
+        held: list[Moment] = self._known[key]
         return held
 
     def _order(self, work: Work, few: int) -> list[list[Slot]]:
@@ -114,13 +133,6 @@ class Pieces:
 def _portion_key(work: Work) -> tuple[Any, ...]:
     layout = work.layout
     return layout.tp, layout.cp, layout.cp_heads, layout.ep, layout.etp, work.micro_batch_size, work.recompute
-
-
-def _whole_bytes(work: Work) -> int:
-    """Of an element of a sharded unit, as `whole_between_micro_batches` has it."""
-    layout, practice = work.layout, work.practice
-    parameters = practice.gathered_bytes if layout.pp > 1 or layout.sharded != "all" else 0
-    return parameters + (practice.sum_bytes if layout.pp > 1 or layout.sharded == "optimizer" else 0)
 
 
 def _kinds(work: Work, stage: Stage, offload: OffloadConfig) -> Counter[Stage]:
@@ -141,18 +153,3 @@ def _kind(work: Work, layer: int, offload: OffloadConfig) -> tuple[Any, ...]:
     is_repeated = not isinstance(recompute, NoRecompute) and recompute.layers.contains(layer)
     is_away = away is not None and away.contains(layer)
     return work.model.is_moe_layer(layer), work.model.attention.window_of(layer), is_repeated, is_away
-
-
-def _most_held(order: Sequence[Slot], numbers: Sequence[int]) -> list[tuple[int, ...]]:
-    held, seen = dict.fromkeys(numbers, 0), set()
-    for slot in order:
-        for action in slot:
-            held[action.stage] += action.kind == "F"
-        seen.add(tuple(held.values()))
-        for action in slot:
-            held[action.stage] -= action.kind in ("B", "W")
-    return [one for one in seen if not any(other != one and _covers(other, one) for other in seen)]
-
-
-def _covers(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return all(mine >= its for mine, its in zip(one, other, strict=True))

@@ -104,7 +104,7 @@ class _Sieve:
         self._pieces = Pieces(config.offload)
         self._room = hardware.memory_bytes.value - hardware.reserve_bytes.value
         self._sequences = timeline_of(config).stretches[-1].batch_size
-        self._work = Work.of(config.model_copy(update={"parallelism": ParallelismConfig()}), 1)
+        self._work = Work.of(config.model_copy(update={"parallelism": ParallelismConfig()}), 1, hardware.kernels)
         self._heaps: dict[str, list[tuple[float, int, Candidate]]] = {one.kind: [] for one in RECOMPUTED}
         self._passes: dict[Any, Passes] = {}
         self.num_fitting = 0
@@ -142,7 +142,7 @@ class _Sieve:
 
     def forecast(self, candidate: Candidate) -> Forecast:
         """By simulation, with every place's memory."""
-        work = Work.of(candidate.of(self._config), self._world_size)
+        work = Work.of(candidate.of(self._config), self._world_size, self._hardware.kernels)
         return forecast(work, self._hardware, self._config.offload)
 
     def _work_of(self, candidate: Candidate) -> Work | None:

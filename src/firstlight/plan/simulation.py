@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import ge
 
 from firstlight.config.pipeline import PipelineConfig
 from firstlight.layout.schedules import Action, Pass, Slot, orders_of, repeats
@@ -131,17 +132,41 @@ def _source(action: Action, last: int) -> Action | None:
             return None
 
 
-def most_in_flight(orders: Sequence[Slot], sizes: dict[int, float]) -> float:
-    """The most that a rank holds at once of what its stages keep for a micro-batch (`sizes`), from its forward pass
-    until its backward pass has ended, gradients of weights included."""
-    held = most = 0.0
-    for slot in orders:
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """The beginning of an action of a backward pass, when most is there."""
+
+    stage: int
+    is_of_weights: bool
+    """Whether it computes gradients of weights alone."""
+    loose: frozenset[int]
+    """Stages of the rank whose weights' gradients, computed apart, no later backward pass has taken into sums."""
+    held: tuple[int, ...]
+    """Micro-batches of each stage of the rank that wait for their backward pass, gradients of weights included."""
+
+
+def moments_of(order: Sequence[Slot], stages: Sequence[int]) -> list[Moment]:
+    """Of a rank that has these stages: those at which no other one of the same kind holds more."""
+    held = dict.fromkeys(stages, 0)
+    loose: set[int] = set()
+    seen: dict[tuple[int, bool, frozenset[int]], set[tuple[int, ...]]] = {}
+    for slot in order:
         for action in slot:
-            held += sizes[action.stage] if action.kind == "F" else 0.0
-        most = max(most, held)
+            held[action.stage] += action.kind == "F"
         for action in slot:
-            held -= sizes[action.stage] if action.kind in ("B", "W") else 0.0
-    return most
+            if action.kind != "F":
+                is_of_weights = action.kind == "W"
+                loose |= {action.stage} if is_of_weights else set()
+                seen.setdefault((action.stage, is_of_weights, frozenset(loose)), set()).add(tuple(held.values()))
+                loose -= set() if is_of_weights else {action.stage}
+        for action in slot:
+            held[action.stage] -= action.kind in ("B", "W")
+    return [
+        Moment(stage=stage, is_of_weights=is_of_weights, loose=apart, held=one)
+        for (stage, is_of_weights, apart), found in seen.items()
+        for one in found
+        if not any(other != one and all(map(ge, other, one)) for other in found)
+    ]
 
 
 def ranks_of_stages(pipeline: PipelineConfig, degree: int) -> dict[int, int]:

@@ -20,7 +20,7 @@ from firstlight.layout.number_bytes import NumberBytes
 from firstlight.layout.schedules import Slot, orders_of, repeats
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.layout.traffic import StepShape
-from firstlight.plan.hardware import Precision
+from firstlight.plan.hardware import Kernels, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +56,27 @@ class Practice:
     """What is computed while rows travel to experts: nothing, the shared expert, or the other pass of a pair."""
     dispatch_bytes: int = 4
     """Of a number on its way to an expert; on the way back it has those of products."""
+    receives_apart: bool = True
+    """Whether a pipeline has a buffer for each micro-batch that it receives, as torch's have."""
     sends_rows_once_per_node: bool = False
     """Whether a token's row crosses between nodes once for all experts there."""
 
 
-def _own_practice(precision: Choice) -> Practice:
+def _own_practice(precision: Choice, kernels: Kernels) -> Practice:
     """Firstlight's own, in that precision."""
     product, gathered = PRODUCT_TYPES[precision.kind], NumberBytes.of(precision).gathered
     products: Precision = "fp8" if precision.kind == "fp8" else "fp32" if product is None else "bf16"
     return Practice(
         precision=products,
-        numbers=Numbers(stream=gathered, product=4 if product is None else 2),
+        numbers=Numbers(
+            stream=gathered,
+            product=4 if product is None else 2,
+            pads_values=kernels.pads_values,
+            keeps_softmax=kernels.keeps_softmax,
+        ),
         number_bytes=gathered,
         gathered_bytes=gathered,
+        sum_bytes=kernels.sum_bytes,
         dispatch_bytes=gathered,
     )
 
@@ -90,9 +98,9 @@ class Work:
     """The optimizer and averages, by what they keep."""
 
     @classmethod
-    def of(cls, config: RunConfig, world_size: int) -> "Work":
-        """The run of `config` on `world_size` ranks, in its last phase and behind its ramp. The configuration's rules
-        hold."""
+    def of(cls, config: RunConfig, world_size: int, kernels: Kernels) -> "Work":
+        """The run of `config` on `world_size` ranks with such `kernels`, in its last phase and behind its ramp. The
+        configuration's rules hold."""
         layout, training = Layout.of(config.parallelism, world_size), config.training
         last = timeline_of(config).stretches[-1]
         return cls(
@@ -107,7 +115,7 @@ class Work:
                 data_size=layout.data_size,
             ),
             recompute=config.recompute,
-            practice=_own_practice(training.precision),
+            practice=_own_practice(training.precision, kernels),
             kept=Kept(optimizer=config.optimizer, averages=config.averages),
         )
 

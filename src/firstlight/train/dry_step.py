@@ -104,7 +104,7 @@ def _enough(config: RunConfig, run: Built, in_run: int) -> int:
         return 3
     if pipeline.schedule in ("gpipe", "looped_bfs"):
         return in_run
-    return degree * pipeline.num_stages_per_rank + in_run % degree
+    return degree * (pipeline.num_stages_per_rank + 1) + in_run % degree
 
 
 def _rows(config: RunConfig, count: int, length: int, phase: int) -> Batch:

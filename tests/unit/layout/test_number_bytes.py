@@ -9,10 +9,7 @@ from firstlight.config.precision import (
     Fp32Precision,
     Precision,
 )
-from firstlight.layout.memory import largest_gathered_unit
-from firstlight.layout.mesh import Layout
 from firstlight.layout.number_bytes import NumberBytes
-from tests.unit.models.tiny_model import deepseek
 
 
 @pytest.mark.parametrize(
@@ -28,12 +25,3 @@ from tests.unit.models.tiny_model import deepseek
 )
 def test_weights_are_kept_in_fp32_and_gathered_as_layers_see_them(precision: Precision, gathered: int):
     assert NumberBytes.of(precision) == NumberBytes(kept=4, gathered=gathered)
-
-
-def test_half_as_much_is_gathered():
-    model, layout = deepseek(), Layout(dp_shard=2)
-    sizes = [
-        largest_gathered_unit(model, layout, number_bytes=NumberBytes.of(precision).gathered)
-        for precision in (Fp32Precision(), Bf16Precision(parameters="bf16"))
-    ]
-    assert sizes[0] == 2 * sizes[1] > 0

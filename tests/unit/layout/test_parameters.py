@@ -10,7 +10,7 @@ from firstlight.config.model import ModelConfig
 from firstlight.config.optimizer import AdamWConfig, MuonConfig
 from firstlight.layout.buckets import buckets
 from firstlight.layout.counts import count_parameters
-from firstlight.layout.memory import Kept, largest_gathered_unit, state_of_rank, whole_between_micro_batches
+from firstlight.layout.memory import Kept, Units, state_of_rank, units_of
 from firstlight.layout.mesh import Layout
 from firstlight.layout.parameters import elements_of_rank, parameters_of, parameters_of_stage, sharded_dim
 from firstlight.layout.stages import Stage
@@ -98,13 +98,23 @@ def test_moments_and_averages_are_those_of_the_optimizer() -> None:
     assert muon.averages == 2 * whole.gradients + 3 * 8 * 4
 
 
-def test_a_pipeline_keeps_whole_what_is_sharded() -> None:
-    model, stage = deepseek(), Stage(index=0, count=2, layers=range(1))
-    layout = Layout(pp=2, dp_shard=2)
-    whole = state_of_rank(model, Layout(pp=2), 0, [stage], kept=ADAMW).parameters
-    assert whole_between_micro_batches(model, layout, [stage]) == 2 * whole
-    assert whole_between_micro_batches(model, Layout(pp=2), [stage]) == 0
-    assert whole_between_micro_batches(model, Layout(dp_shard=2)) == 0
+def test_units_of_a_stage_are_its_layers_and_its_ends() -> None:
+    model, first, middle = (
+        deepseek(),
+        *(Stage(index=index, count=3, layers=range(index, index + 1)) for index in (0, 1)),
+    )
+    whole = state_of_rank(model, Layout(pp=3), 0, [first], kept=ADAMW).parameters // 4
+    embedding = model.vocab_size * model.hidden_size
+    layer = whole - embedding
+    assert units_of(model, Layout(pp=3, dp_shard=2), first) == Units(
+        roots=embedding, layer=layer, call=layer, whole=whole, divided=whole
+    )
+    apart = units_of(model, Layout(pp=3, dp_shard=2, ep=2), middle)
+    together = units_of(model, Layout(pp=3, dp_shard=2), middle)
+    # Each rank has half of the experts, which no other one shares.
+    assert together.whole > apart.whole == apart.layer > apart.call
+    assert apart.divided < apart.whole
+    assert units_of(model, Layout(pp=3), middle).divided == 0
 
 
 def test_memory_falls_with_each_axis_that_shards() -> None:
@@ -115,8 +125,6 @@ def test_memory_falls_with_each_axis_that_shards() -> None:
     }
     assert sizes[Layout()] > sizes[Layout(dp_shard=2)] > sizes[Layout(dp_shard=4)]
     assert sizes[Layout()] > sizes[Layout(tp=2)] > sizes[Layout(tp=4)]
-    assert largest_gathered_unit(model, Layout()) == 0
-    assert largest_gathered_unit(model, Layout(dp_shard=4, ep=4)) < largest_gathered_unit(model, Layout(dp_shard=4))
 
 
 def test_stacks_of_too_few_experts_are_sharded_along_their_rows() -> None:

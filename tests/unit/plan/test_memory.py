@@ -5,7 +5,7 @@ import pytest
 from firstlight.base.errors import InputError
 from firstlight.config.pipeline import PipelineConfig
 from firstlight.config.recompute import FullRecompute, LayerRange, OffloadConfig
-from firstlight.layout.memory import state_of_rank
+from firstlight.layout.memory import state_of_rank, units_of
 from firstlight.layout.mesh import Layout
 from firstlight.plan.fit import require_memory
 from firstlight.plan.forecast import forecast
@@ -40,11 +40,10 @@ def test_state_is_that_of_the_layout(layout: Layout, schedule: str) -> None:
     for place, memory in enumerate(memory_of_places(work, H100, work.orders)):
         stages = [work.stages[index] for index in work.places_of(place)]
         state = state_of_rank(work.model, layout, place * layout.stage_size, stages, kept=work.kept)
-        assert (memory.parameters, memory.gradients, memory.moments) == (
-            state.parameters,
-            state.gradients,
-            state.moments,
-        )
+        assert (memory.parameters, memory.moments) == (state.parameters, state.moments)
+        whole = sum(units_of(work.model, layout, stage).whole for stage in stages)
+        keeps_whole = layout.pp > 1 or layout.sharded != "all"
+        assert (memory.gradients >= 4 * whole) if keeps_whole else (memory.gradients == state.gradients)
 
 
 def test_activations_grow_with_the_micro_batches_in_flight() -> None:

@@ -1,10 +1,12 @@
 """Simulated pipelines against closed forms: bubble and micro-batches in flight."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from firstlight.config.pipeline import PipelineConfig, ScheduleName
 from firstlight.layout.schedules import Slot, orders_of
-from firstlight.plan.simulation import Timeline, _simulated, most_in_flight, simulate
+from firstlight.plan.simulation import Timeline, _simulated, moments_of, simulate
 
 SECONDS = {"F": 1.0, "B": 2.0, "I": 1.0, "W": 1.0}
 
@@ -79,15 +81,19 @@ def test_a_delay_between_stages_makes_the_first_round_longer() -> None:
     assert found.seconds >= 3 * (8 + 3) + 6 * 0.5
 
 
+def most_in_flight(order: Sequence[Slot], stages: Sequence[int]) -> int:
+    return max(sum(moment.held) for moment in moments_of(order, stages))
+
+
 @pytest.mark.parametrize(("degree", "micro_batches"), [(4, 16), (8, 8)])
 def test_in_flight_are_the_ranks_behind_and_one(degree: int, micro_batches: int) -> None:
     for rank, order in enumerate(orders_of(PipelineConfig(schedule="1f1b"), degree, micro_batches)):
-        assert most_in_flight(order, {rank: 1.0}) == min(micro_batches, degree - rank)
+        assert most_in_flight(order, [rank]) == min(micro_batches, degree - rank)
 
 
 def test_all_are_in_flight_at_once_with_gpipe() -> None:
     for rank, order in enumerate(orders_of(PipelineConfig(schedule="gpipe"), 4, 12)):
-        assert most_in_flight(order, {rank: 1.0}) == 12
+        assert most_in_flight(order, [rank]) == 12
 
 
 @pytest.mark.parametrize(("degree", "per_rank"), [(4, 2), (8, 3)])
@@ -95,8 +101,8 @@ def test_in_flight_chunks_of_interleaving_are_its_closed_form(degree: int, per_r
     """2 (p - r - 1) + (v - 1) p + 1, arXiv:2205.05198, section 4.2.3."""
     pipeline = PipelineConfig(schedule="interleaved_1f1b", stages_per_rank=per_rank)
     for rank, order in enumerate(orders_of(pipeline, degree, 8 * degree)):
-        sizes = {rank + turn * degree: 1.0 for turn in range(per_rank)}
-        assert most_in_flight(order, sizes) == 2 * (degree - rank - 1) + (per_rank - 1) * degree + 1
+        stages = [rank + turn * degree for turn in range(per_rank)]
+        assert most_in_flight(order, stages) == 2 * (degree - rank - 1) + (per_rank - 1) * degree + 1
 
 
 @pytest.mark.parametrize("degree", [4, 8])
@@ -104,6 +110,15 @@ def test_v_shaped_schedules_hold_as_much_on_every_rank(degree: int) -> None:
     """At most 2 p + 1 chunks of half the size, arXiv:2401.10241."""
     for name in ("zbv_zero_bubble", "dualpipe_v"):
         orders = orders_of(PipelineConfig(schedule=name), degree, 6 * degree)
-        held = [most_in_flight(order, {rank: 1.0, 2 * degree - 1 - rank: 1.0}) for rank, order in enumerate(orders)]
+        held = [most_in_flight(order, [rank, 2 * degree - 1 - rank]) for rank, order in enumerate(orders)]
         assert max(held) <= 2 * degree + 1
         assert min(held) >= 2 * degree - 1
+
+
+def test_gradients_of_weights_are_loose_until_the_stage_goes_back_again() -> None:
+    """In a zero-bubble pipeline: from the first of them on, also while another stage of the rank goes back."""
+    orders = orders_of(PipelineConfig(schedule="zbv_zero_bubble"), 2, 8)
+    moments = moments_of(orders[0], [0, 3])
+    assert {moment.loose for moment in moments if moment.is_of_weights} >= {frozenset({0, 3})}
+    plain = moments_of(orders_of(PipelineConfig(schedule="1f1b"), 2, 8)[0], [0])
+    assert [(moment.is_of_weights, moment.loose, moment.held) for moment in plain] == [(False, frozenset(), (2,))]
