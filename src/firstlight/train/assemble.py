@@ -165,11 +165,8 @@ def assemble(config: RunConfig, inputs: Inputs, place: Place) -> tuple[Parts, Tr
     averages = Averages(
         config.averages, parameter_names(*model.stages), buffer_names(*model.stages), lambda: progress.updates
     )
-    guard = Guard(
-        config.resilience,
-        place.peers,
-        stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step),
-    )
+    asks_to_stop = stop_requests(place.folder.stop_request, stop_at_step=config.training.stop_at_step)
+    guard = Guard(config.resilience, place.peers, asks_to_stop)
     known = read_avoided(place.folder.avoided_samples, place.folder.identity, place.peers)
     guard.num_rewinds = known.num_rewinds
     watch = update_watch(config, model.stages)
