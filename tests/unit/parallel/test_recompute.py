@@ -114,7 +114,7 @@ def test_each_kind_holds_less() -> None:
     assert held["full"] < held["full, first two layers"] < held["none"]
     assert held["full"] < held["full, every second layer"] < held["none"]
     # In fp32 on CPU what attention gives includes its softmax.
-    assert held["full"] < held["selective, attention kept"] < held["selective"] < 0.75 * held["none"]
+    assert held["full"] < held["selective, attention kept"] < held["selective"] < 0.85 * held["none"]
     assert held["selective, up-projection repeated"] < held["selective"]
     assert held["selective, experts repeated"] < held["selective"]
 
