@@ -8,8 +8,8 @@ from firstlight.config.load import load
 from firstlight.config.model import ModelConfig
 from firstlight.config.optimizer import AdamWConfig
 from firstlight.config.pipeline import PipelineConfig, ScheduleName
-from firstlight.layout.communication import step_traffic
-from firstlight.layout.memory import Kept, largest_gathered_unit, state_of_rank, whole_between_micro_batches
+from firstlight.layout.communication import sharding_units, step_traffic
+from firstlight.layout.memory import Kept, state_of_rank
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.layout.traffic import StepShape, Traffic
@@ -19,6 +19,7 @@ TARGET = ROOT / "docs" / "parallelism.md"
 BEGIN, END = "<!-- layouts: written by scripts/write_layouts.py -->\n", "<!-- end of layouts -->\n"
 SEQUENCES = 15_360
 LENGTH = 4096
+_FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,37 @@ def row(model: ModelConfig, arranged: Arranged) -> str:
         state_of_rank(model, layout, place * layout.stage_size, here, kept=kept) for place, here in enumerate(places)
     ]
     traffic = [step_traffic(model, layout, step, here) for here in places]
+    units = [shared_units(model, layout, here) for here in places]
     cells = [
         f"{layout.world_size:,}",
         arranged.describe(),
         gigabytes(max(state.total for state in states)),
-        gigabytes(max(whole_between_micro_batches(model, layout, here) for here in places)),
-        gigabytes(2 * max(largest_gathered_unit(model, layout, here) for here in places)),
+        gigabytes(max(sum(one) for one in units) * bytes_between_micro_batches(layout)),
+        # Two are there at once while the next one comes.
+        gigabytes(2 * _FLOAT32 * max(max(one, default=0) for one in units)),
         f"{micro_batches:,}",
         *(gigabytes(max(total(one, axes) for one in traffic)) for axes in COLUMNS),
         f"{max(sum(one.calls for one in calls) for calls in traffic):,}",
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def shared_units(model: ModelConfig, layout: Layout, stages: Iterable[Stage]) -> list[int]:
+    """Elements of each unit that FSDP gathers of several ranks in one call."""
+    units = [blocks for stage in stages for blocks in sharding_units(model, layout, stage).values()]
+    return [
+        sum(block.padded_rows * block.shards * block.row_size for block in blocks)
+        for blocks in units
+        if blocks[0].shards > 1
+    ]
+
+
+def bytes_between_micro_batches(layout: Layout) -> int:
+    """Of each element that several ranks share and that is whole on a rank from one micro-batch to the next:
+    parameters that stay gathered, and sums of gradients that are reduced after the last one."""
+    has_parameters = layout.pp > 1 or layout.sharded != "all"
+    has_sums = layout.pp > 1 or layout.sharded == "optimizer"
+    return _FLOAT32 * (has_parameters + has_sums)
 
 
 def total(traffic: Iterable[Traffic], axes: tuple[str, ...]) -> int:
