@@ -9,7 +9,7 @@ from firstlight.config.model import ModelConfig
 from firstlight.config.optimizer import AdamWConfig
 from firstlight.config.pipeline import PipelineConfig, ScheduleName
 from firstlight.layout.communication import step_traffic
-from firstlight.layout.memory import Kept, largest_gathered_unit, state_of_rank, whole_between_micro_batches
+from firstlight.layout.memory import Kept, Units, state_of_rank, units_of
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.layout.traffic import StepShape, Traffic
@@ -81,6 +81,9 @@ HEAD = (
 COLUMNS = (("shard", "edp", "dp_replicate"), ("tp", "ring", "heads"), ("ep",), ("pp",))
 """The axes of each column of traffic."""
 
+_BYTES = 4
+"""Of a number."""
+
 
 def table() -> str:
     """A row for each layout."""
@@ -99,18 +102,27 @@ def row(model: ModelConfig, arranged: Arranged) -> str:
     states = [
         state_of_rank(model, layout, place * layout.stage_size, here, kept=kept) for place, here in enumerate(places)
     ]
+    units = [[units_of(model, layout, stage) for stage in here] for here in places]
+    stages = [one for here in units for one in here if one.divided]
     traffic = [step_traffic(model, layout, step, here) for here in places]
     cells = [
         f"{layout.world_size:,}",
         arranged.describe(),
         gigabytes(max(state.total for state in states)),
-        gigabytes(max(whole_between_micro_batches(model, layout, here) for here in places)),
-        gigabytes(2 * max(largest_gathered_unit(model, layout, here) for here in places)),
+        gigabytes(max(whole_bytes(layout, here) for here in units)),
+        gigabytes(2 * _BYTES * max((max(one.call, one.roots) for one in stages), default=0)),
         f"{micro_batches:,}",
         *(gigabytes(max(total(one, axes) for one in traffic)) for axes in COLUMNS),
         f"{max(sum(one.calls for one in calls) for calls in traffic):,}",
     ]
     return f"| {' | '.join(cells)} |\n"
+
+
+def whole_bytes(layout: Layout, units: Iterable[Units]) -> int:
+    """Of what a rank has whole from one micro-batch to the next: gathered parameters, and sums of gradients."""
+    parameters = layout.pp > 1 or layout.sharded != "all"
+    sums = layout.pp > 1 or layout.sharded == "optimizer"
+    return sum(one.whole for one in units) * _BYTES * (parameters + sums)
 
 
 def total(traffic: Iterable[Traffic], axes: tuple[str, ...]) -> int:
