@@ -8,8 +8,8 @@ from firstlight.config.load import load
 from firstlight.config.model import ModelConfig
 from firstlight.config.optimizer import AdamWConfig
 from firstlight.config.pipeline import PipelineConfig, ScheduleName
-from firstlight.layout.communication import sharding_units, step_traffic
-from firstlight.layout.memory import Kept, state_of_rank
+from firstlight.layout.communication import step_traffic
+from firstlight.layout.memory import Kept, Units, state_of_rank, units_of
 from firstlight.layout.mesh import Layout
 from firstlight.layout.stages import Stage, stages_of, stages_on
 from firstlight.layout.traffic import StepShape, Traffic
@@ -19,7 +19,6 @@ TARGET = ROOT / "docs" / "parallelism.md"
 BEGIN, END = "<!-- layouts: written by scripts/write_layouts.py -->\n", "<!-- end of layouts -->\n"
 SEQUENCES = 15_360
 LENGTH = 4096
-_FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,9 @@ HEAD = (
 COLUMNS = (("shard", "edp", "dp_replicate"), ("tp", "ring", "heads"), ("ep",), ("pp",))
 """The axes of each column of traffic."""
 
+_BYTES = 4
+"""Of a number."""
+
 
 def table() -> str:
     """A row for each layout."""
@@ -100,15 +102,15 @@ def row(model: ModelConfig, arranged: Arranged) -> str:
     states = [
         state_of_rank(model, layout, place * layout.stage_size, here, kept=kept) for place, here in enumerate(places)
     ]
+    units = [[units_of(model, layout, stage) for stage in here] for here in places]
+    stages = [one for here in units for one in here if one.divided]
     traffic = [step_traffic(model, layout, step, here) for here in places]
-    units = [shared_units(model, layout, here) for here in places]
     cells = [
         f"{layout.world_size:,}",
         arranged.describe(),
         gigabytes(max(state.total for state in states)),
-        gigabytes(max(sum(one) for one in units) * bytes_between_micro_batches(layout)),
-        # Two are there at once while the next one comes.
-        gigabytes(2 * _FLOAT32 * max(max(one, default=0) for one in units)),
+        gigabytes(max(whole_bytes(layout, here) for here in units)),
+        gigabytes(2 * _BYTES * max((max(one.call, one.roots) for one in stages), default=0)),
         f"{micro_batches:,}",
         *(gigabytes(max(total(one, axes) for one in traffic)) for axes in COLUMNS),
         f"{max(sum(one.calls for one in calls) for calls in traffic):,}",
@@ -116,22 +118,11 @@ def row(model: ModelConfig, arranged: Arranged) -> str:
     return f"| {' | '.join(cells)} |\n"
 
 
-def shared_units(model: ModelConfig, layout: Layout, stages: Iterable[Stage]) -> list[int]:
-    """Elements of each unit that FSDP gathers of several ranks in one call."""
-    units = [blocks for stage in stages for blocks in sharding_units(model, layout, stage).values()]
-    return [
-        sum(block.padded_rows * block.shards * block.row_size for block in blocks)
-        for blocks in units
-        if blocks[0].shards > 1
-    ]
-
-
-def bytes_between_micro_batches(layout: Layout) -> int:
-    """Of each element that several ranks share and that is whole on a rank from one micro-batch to the next:
-    parameters that stay gathered, and sums of gradients that are reduced after the last one."""
-    has_parameters = layout.pp > 1 or layout.sharded != "all"
-    has_sums = layout.pp > 1 or layout.sharded == "optimizer"
-    return _FLOAT32 * (has_parameters + has_sums)
+def whole_bytes(layout: Layout, units: Iterable[Units]) -> int:
+    """Of what a rank has whole from one micro-batch to the next: gathered parameters, and sums of gradients."""
+    parameters = layout.pp > 1 or layout.sharded != "all"
+    sums = layout.pp > 1 or layout.sharded == "optimizer"
+    return sum(one.whole for one in units) * _BYTES * (parameters + sums)
 
 
 def total(traffic: Iterable[Traffic], axes: tuple[str, ...]) -> int:
