@@ -22,7 +22,7 @@ from tests.runs import environment, wait_until
 TOLERANCE = 1e-9
 SINGLE_TOLERANCE = 1e-5
 TIMEOUT_SECONDS = 240
-TIMEOUT_SECONDS_PER_CASE = 20
+TIMEOUT_SECONDS_PER_CASE = 40
 
 
 @dataclass(frozen=True, kw_only=True)
