@@ -17,11 +17,8 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-        version = ctypes.CDLL(None).gnu_get_libc_version
-    except (OSError, AttributeError):
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    assert version is not None, "only glibc has it"
     settings = ((_MMAP_THRESHOLD, _NEVER), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _GROWTH_BYTES))
-    return all(mallopt(setting, value) == 1 for setting, value in settings)
+    return all(libc.mallopt(setting, value) == 1 for setting, value in settings)
